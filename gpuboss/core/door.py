@@ -1,0 +1,179 @@
+"""The door of the core: the raw fields of a log entry become an event, or a refusal with its reason.
+
+Strict, because anybody who reaches Redis can append anything: sizes are bounded before anything is decoded, and
+every way in which decoding can fail is a refusal, never an exception.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from gpuboss import events
+from gpuboss.events import Event, RejectionReason, Stamp
+
+DATA_BYTES_MAX = 64 * 1024
+STAMPED_BYTES_MAX = 1024 * 1024  # a grant of 1,024 MIG slices names them all
+DEPTH_MAX = 32
+SHOWN_MAX = 80  # how much of a bad value a detail repeats
+
+_DECODERS: dict[bytes, msgspec.json.Decoder[Event]] = {
+    name.encode(): msgspec.json.Decoder(cls) for name, cls in events.ALL.items()
+}
+_STAMPED = frozenset(name.encode() for name in events.FACTS | events.DECISIONS)
+_DECISIONS = frozenset(name.encode() for name in events.DECISIONS)
+_STAMP_DECODER = msgspec.json.Decoder(Stamp)
+_SERVICE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_LEASE_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why an entry is no event, and what could still be read of it to address the answer."""
+
+    reason: RejectionReason
+    detail: str
+    lease_id: str | None = None
+    service: str | None = None
+    instance: str | None = None
+    session: str | None = None
+
+
+class _Salvage(msgspec.Struct):
+    """The fields that address an answer, whatever their types turn out to be."""
+
+    lease_id: Any = None
+    service: Any = None
+    instance: Any = None
+    session: Any = None
+
+
+_SALVAGE_DECODER = msgspec.json.Decoder(_Salvage)
+
+
+def read_type(fields: Sequence[bytes]) -> bytes | None:
+    """The entry's type, or None if the entry does not have exactly the fields `type` and `data`."""
+    if len(fields) != 4:
+        return None
+    if fields[0] == b"type" and fields[2] == b"data":
+        return fields[1]
+    if fields[0] == b"data" and fields[2] == b"type":
+        return fields[3]
+    return None
+
+
+def read_data(fields: Sequence[bytes]) -> bytes:
+    """The entry's data. Only for entries of which `read_type` knows the type."""
+    return fields[3] if fields[0] == b"type" else fields[1]
+
+
+def is_decision(type_name: bytes) -> bool:
+    """Whether an entry of this type is one that the scheduler derived, rather than an input."""
+    return type_name in _DECISIONS
+
+
+def is_stamped(type_name: bytes) -> bool:
+    """Whether only the scheduler may write entries of this type."""
+    return type_name in _STAMPED
+
+
+def read_stamp(data: bytes) -> Stamp:
+    """The reign and number that an entry claims; zeros, which no scheduler uses, where it has none."""
+    if len(data) > STAMPED_BYTES_MAX:
+        return Stamp()
+    try:
+        return _STAMP_DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Stamp()
+
+
+def read_event(fields: Sequence[bytes]) -> Event | Refusal:
+    """Decode one entry. Total: it raises for no input whatever."""
+    type_name = read_type(fields)
+    if type_name is None:
+        return Refusal("malformed", f"an entry has exactly the fields type and data, not {_field_names(fields)}")
+    data = read_data(fields)
+    if len(data) > DATA_BYTES_MAX:
+        return Refusal("too_large", f"data has {len(data)} bytes; at most {DATA_BYTES_MAX} are read")
+    decoder = _DECODERS.get(type_name)
+    if decoder is None:
+        return _refuse(data, "unknown_type", f"no event type is called {_show(type_name)}")
+    try:
+        if data.count(b"[") + data.count(b"{") > DEPTH_MAX and _depth(data) > DEPTH_MAX:
+            return Refusal("too_large", f"data is nested {_depth(data)} levels deep; at most {DEPTH_MAX} are read")
+        data.decode()  # unknown fields are skipped by the decoder, bytes that are no UTF-8 and all
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        if not data.lstrip().startswith(b"{"):
+            return Refusal("malformed", f"data is a JSON object, not {_show(data)}")
+        return _refuse(data, "invalid", _explain(str(error), data))
+    except UnicodeDecodeError as error:
+        return Refusal("malformed", f"data is UTF-8; byte {error.start} is not")
+    except (msgspec.DecodeError, RecursionError) as error:
+        return Refusal("malformed", f"data is no JSON object: {error}")
+
+
+def _refuse(data: bytes, reason: RejectionReason, detail: str) -> Refusal:
+    """A refusal that is addressed to whomever the entry names, as far as its names are names."""
+    try:
+        salvage = _SALVAGE_DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Refusal(reason, detail)
+    service = _name(_SERVICE, salvage.service)
+    # A broken instance must not redirect the answer to the stream of all replicas: then nobody is told.
+    instance = _name(_SERVICE, salvage.instance)
+    if salvage.instance is not None and instance is None:
+        service = None
+    lease_id, session = _name(_LEASE_ID, salvage.lease_id), _name(_LEASE_ID, salvage.session)
+    return Refusal(reason, detail, lease_id, service, instance, session)
+
+
+def _name(pattern: re.Pattern[str], value: object) -> str | None:
+    return value if isinstance(value, str) and pattern.fullmatch(value) else None
+
+
+def _explain(message: str, data: bytes) -> str:
+    """msgspec says what it expected and where; add what it was given."""
+    found = re.search(r" - at `\$\.([a-z_]+)`$", message)
+    if found is None:
+        return message
+    try:
+        values = msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        return message
+    field = found[1]
+    return f"{field}: {message[: found.start()]}, given {_show(msgspec.json.encode(values.get(field)))}"
+
+
+def _show(raw: bytes) -> str:
+    text = ascii(raw[:SHOWN_MAX].decode("utf-8", "backslashreplace"))
+    return text if len(raw) <= SHOWN_MAX else f"{text}... ({len(raw)} bytes)"
+
+
+def _field_names(fields: Sequence[bytes]) -> str:
+    names = ", ".join(_show(name) for name in fields[0:16:2]) or "none"
+    return names if len(fields) <= 16 else f"{names}, ... ({len(fields) // 2} fields)"
+
+
+def _depth(data: bytes) -> int:
+    """How deep arrays and objects nest, counted over the bytes: a decoder would recurse, and so could be broken."""
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in data:
+        if escaped:
+            escaped = False
+        elif in_string:
+            if byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in (0x5B, 0x7B):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in (0x5D, 0x7D):
+            depth -= 1
+    return deepest

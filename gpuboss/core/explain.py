@@ -1,0 +1,86 @@
+"""Why somebody waits: the place in the queue, the reason, and which leases or requests stand in the way."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Literal
+
+from msgspec import Struct
+
+from gpuboss.core.granting import kept_free
+from gpuboss.core.ledger import Device
+from gpuboss.core.placement import has_room, nearest, place
+from gpuboss.core.state import State
+from gpuboss.core.waitlist import Shape, Waiting, shape_of
+
+EXPLAINED_MAX = 1000  # how many of the queue are explained without being asked for
+
+Reason = Literal["no_room", "reserved_for", "pinned_device_full", "exclusive_busy", "gang_incomplete"]
+
+
+class Explanation(Struct, frozen=True):
+    """Why one request waits. `blocked_by` names leases, or, for `reserved_for`, the requests that come first."""
+
+    place: int
+    reason: Reason
+    blocked_by: list[str]
+    detail: str
+
+
+def explain(state: State, waiting: Waiting) -> Explanation:
+    """Explain one request, wherever in the queue it is. Walks the queue."""
+    mine = (waiting.key, waiting.arrival)
+    ahead = sum(1 for other in state.waitlist.by_id.values() if (other.key, other.arrival) < mine)
+    return _explain(state, waiting, ahead + 1, _holders(state))
+
+
+def explain_first(state: State, most: int = EXPLAINED_MAX) -> dict[str, Explanation]:
+    """Explain the first `most` of the queue, by lease_id."""
+    first = heapq.nsmallest(most, state.waitlist.by_id.values(), key=lambda waiting: (waiting.key, waiting.arrival))
+    holders = _holders(state)
+    return {
+        waiting.request.lease_id: _explain(state, waiting, number, holders)
+        for number, waiting in enumerate(first, start=1)
+    }
+
+
+def _holders(state: State) -> dict[Device, list[str]]:
+    holders: dict[Device, list[str]] = {device: [] for device in state.ledger.devices.values()}
+    for lease_id, lease in state.ledger.leases.items():
+        for device in lease.devices:
+            holders[device].append(lease_id)
+    return holders
+
+
+def _explain(state: State, waiting: Waiting, number: int, holders: dict[Device, list[str]]) -> Explanation:
+    shape = shape_of(waiting.request)
+    able = state.candidates(shape)
+    if not able:
+        return Explanation(number, "no_room", [], "no device is known yet")
+    kept = kept_free(state, waiting)
+    if place(shape, able) is not None:
+        first = sorted({kept[d].arrival: kept[d].request.lease_id for d in able if d in kept}.items())
+        ids = [lease_id for _, lease_id in first]
+        return Explanation(number, "reserved_for", ids, "the room there is is kept for requests that come first")
+    aimed = waiting.target or nearest(shape, able) or able
+    full = [device for device in aimed if not has_room(shape, device)] or aimed
+    blocked_by = sorted({lease_id for device in full for lease_id in holders[device]})
+    room = ", ".join(f"{device.key} has {max(0, device.free_mib)} MiB free" for device in full[:4])
+    return Explanation(number, _reason(shape, full), blocked_by, f"needs {_wish(shape)}; {room}")
+
+
+def _reason(shape: Shape, full: list[Device]) -> Reason:
+    if shape.exclusive or any(device.exclusive for device in full):
+        return "exclusive_busy"
+    if shape.gpus > 1:
+        return "gang_incomplete"
+    return "no_room" if shape.device is None else "pinned_device_full"
+
+
+def _wish(shape: Shape) -> str:
+    wish = f"{shape.vram_mib} MiB"
+    if shape.gpus > 1:
+        wish += f" on each of {shape.gpus} devices of one node"
+    if shape.exclusive:
+        wish += ", shared with nobody"
+    return wish

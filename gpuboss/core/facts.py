@@ -1,0 +1,107 @@
+"""Facts: what the scheduler saw happen outside the log and wrote into it."""
+
+from __future__ import annotations
+
+from gpuboss.core.addresses import session_member
+from gpuboss.core.leases import happen
+from gpuboss.core.ledger import device_key
+from gpuboss.core.requests import deny_impossible, end_waiting
+from gpuboss.core.state import Turn
+from gpuboss.core.timers import TimerKind
+from gpuboss.events import (
+    ClockJumped,
+    ClockTicked,
+    DeviceLost,
+    DeviceObserved,
+    PolicySet,
+    SchedulerElected,
+    SessionLost,
+    VramReclaimed,
+)
+
+
+def elect(turn: Turn, event: SchedulerElected) -> None:
+    """A reign begins; its epoch came with the stamp."""
+    turn.state.incarnation = event.incarnation
+
+
+def set_policy(turn: Turn, event: PolicySet) -> None:
+    """New rules. Those who wait keep the keys they have."""
+    turn.state.policy = event
+    turn.state.policy_recorded = True
+
+
+def observe_device(turn: Turn, event: DeviceObserved) -> None:
+    """A device is there, or changed."""
+    turn.devices.append(turn.state.ledger.observe(event))
+    deny_impossible(turn)
+    turn.look = True
+
+
+def lose_device(turn: Turn, event: DeviceLost) -> None:
+    """A device is gone: its leases end, on all their devices."""
+    ledger = turn.state.ledger
+    device = ledger.devices.get(device_key(event.node, event.device))
+    if device is None:
+        return
+    for lease in ledger.leases_on(device):
+        ledger.detach(lease, device)
+        happen(turn, lease, "lose_device")
+        if lease.state == "reclaiming" and not lease.devices:
+            ledger.close(lease)
+    turn.devices.append(device)
+    ledger.forget(device.key)
+    deny_impossible(turn)
+    turn.look = True
+
+
+def lose_session(turn: Turn, event: SessionLost) -> None:
+    """A process is dead: its requests and leases end, and it stays lost."""
+    state = turn.state
+    member = session_member(event.service, event.session)
+    state.lost_sessions[member] = state.now_ms
+    for lease_id in list(state.sessions.get(member, ())):
+        waiting = state.waitlist.by_id.get(lease_id)
+        if waiting is not None:
+            end_waiting(turn, waiting, "session_lost", f"session {event.session} is silent")
+        else:
+            happen(turn, state.ledger.leases[lease_id], "lose_session")
+
+
+def tick(turn: Turn, event: ClockTicked) -> None:
+    """Fire what is due, by (deadline, kind, id)."""
+    state = turn.state
+    while (timer := state.next_timer()) is not None and timer.deadline_ms <= state.now_ms:
+        state.timers.drop_first()
+        if timer.kind is TimerKind.WAIT_TIMEOUT:
+            waiting = state.waitlist.by_id[timer.lease_id]
+            detail = f"no room within {waiting.request.wait_ms} ms"
+            end_waiting(turn, waiting, "timeout", detail)
+        else:
+            lease = state.ledger.leases[timer.lease_id]
+            happen(turn, lease, "expire" if timer.kind is TimerKind.LEASE_EXPIRY else "revoke")
+
+
+def jump(turn: Turn, event: ClockJumped) -> None:
+    """The server's clock jumped: what was set before moves along, so that nothing is due early or late."""
+    state = turn.state
+    from_ms = int(event.from_id.partition("-")[0])
+    for lease_id, lease in state.ledger.leases.items():
+        if lease.expires_at_ms is not None and lease.expiry_set_ms < from_ms:
+            lease.expires_at_ms = max(0, lease.expires_at_ms + event.delta_ms)
+            state.timers.set(lease.expires_at_ms, TimerKind.LEASE_EXPIRY, lease_id)
+            turn.lease_ids.append(lease_id)
+        if lease.yield_by_ms is not None and lease.yield_set_ms < from_ms:
+            lease.yield_by_ms = max(0, lease.yield_by_ms + event.delta_ms)
+            state.timers.set(lease.yield_by_ms, TimerKind.YIELD_DEADLINE, lease_id)
+    for lease_id, waiting in state.waitlist.by_id.items():
+        if waiting.wait_until_ms is not None and waiting.requested_at_ms < from_ms:
+            waiting.wait_until_ms = max(0, waiting.wait_until_ms + event.delta_ms)
+            state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
+
+
+def reclaim(turn: Turn, event: VramReclaimed) -> None:
+    """The memory of a lease that ended uncleanly is back."""
+    lease = turn.state.ledger.leases.get(event.lease_id)
+    if lease is not None:
+        happen(turn, lease, "reclaim")

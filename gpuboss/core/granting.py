@@ -1,0 +1,109 @@
+"""The grant pass: who of those who wait gets a place now, in the order of the queue.
+
+A request that does not fit blocks only its own target: the devices of one node that lack least for it, which are
+kept free for it from then on. What may be placed on other devices goes on, and nothing that comes later can take
+the target away from it, so large requests do not starve.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from gpuboss.core.addresses import reply_address
+from gpuboss.core.ledger import Device, Lease
+from gpuboss.core.placement import nearest, place
+from gpuboss.core.state import State, Turn
+from gpuboss.core.timers import TimerKind
+from gpuboss.core.waitlist import Shape, Waiting
+from gpuboss.events import LeaseGranted
+
+
+def grant_pass(turn: Turn) -> None:
+    """Grant everything that has a place, first shapes first; afterwards nobody who waits has one."""
+    state = turn.state
+    queue = _firsts(state)
+    blocked: set[Device] = set()
+    while queue and len(blocked) < len(state.ledger.devices):
+        shape = queue[0][2]
+        waiting = state.waitlist.first(shape)
+        assert waiting is not None
+        able = state.candidates(shape)
+        devices = place(shape, _without(able, blocked))
+        if devices is None:
+            heapq.heappop(queue)  # no other of this shape has a place either
+            waiting.target = _target(waiting, shape, able, blocked)
+            blocked.update(waiting.target or ())
+            continue
+        _grant(turn, waiting, devices)
+        following = state.waitlist.first(shape)
+        if following is None:
+            heapq.heappop(queue)
+        else:
+            heapq.heapreplace(queue, (following.key, following.arrival, shape))
+
+
+def kept_free(state: State, before: Waiting) -> dict[Device, Waiting]:
+    """What is kept free for requests that come before this one, and for which: to explain a wait."""
+    kept: dict[Device, Waiting] = {}
+    for shape in state.waitlist.shapes():
+        first = state.waitlist.first(shape)
+        if first is not None and (first.key, first.arrival) < (before.key, before.arrival):
+            for device in first.target or ():
+                if device not in kept or (first.key, first.arrival) < (
+                    kept[device].key,
+                    kept[device].arrival,
+                ):
+                    kept[device] = first
+    return kept
+
+
+def _firsts(state: State) -> list[tuple[int, int, Shape]]:
+    queue: list[tuple[int, int, Shape]] = []
+    for shape in state.waitlist.shapes():
+        first = state.waitlist.first(shape)
+        assert first is not None
+        queue.append((first.key, first.arrival, shape))
+    heapq.heapify(queue)
+    return queue
+
+
+def _without(able: list[Device], blocked: set[Device]) -> list[Device]:
+    return [device for device in able if device not in blocked] if blocked else able
+
+
+def _target(waiting: Waiting, shape: Shape, able: list[Device], blocked: set[Device]) -> list[Device] | None:
+    """What is kept free for a request that does not fit. It stays: a target that moved could be moved for ever."""
+    target = waiting.target
+    if target is not None and all(device in able and device.observed.healthy for device in target):
+        return target
+    return nearest(shape, _without(able, blocked))
+
+
+def _grant(turn: Turn, waiting: Waiting, devices: list[Device]) -> None:
+    state = turn.state
+    request = waiting.request
+    now_ms = state.now_ms
+    expires_at_ms = None if request.ttl_ms is None else now_ms + request.ttl_ms
+    state.fence += 1
+    granted = LeaseGranted(
+        cause=turn.cause,
+        session=request.session,
+        lease_id=request.lease_id,
+        service=request.service,
+        node=devices[0].observed.node,
+        device=devices[0].observed.device,
+        devices=tuple([device.observed.device for device in devices]),
+        uuids=tuple([device.observed.uuid for device in devices]),
+        vram_mib=request.vram_mib,
+        granted_at_ms=now_ms,
+        expires_at_ms=expires_at_ms,
+        waited_ms=now_ms - waiting.requested_at_ms,
+        fence=state.fence,
+    )
+    state.waitlist.remove(waiting)
+    state.ledger.open(Lease(request, waiting.arrival, granted, devices, "held", expires_at_ms, expiry_set_ms=now_ms))
+    if expires_at_ms is not None:
+        state.timers.set(expires_at_ms, TimerKind.LEASE_EXPIRY, request.lease_id)
+    turn.lease_ids.append(request.lease_id)
+    turn.devices += devices
+    turn.tell(granted, reply_address(request.service, request.instance))

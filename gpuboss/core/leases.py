@@ -1,0 +1,230 @@
+"""Holding: what a service, an operator or a fact does to a lease or to a request that waits."""
+
+from __future__ import annotations
+
+from gpuboss.core import lifecycle
+from gpuboss.core.addresses import reply_address
+from gpuboss.core.history import Past
+from gpuboss.core.ledger import Lease
+from gpuboss.core.lifecycle import EndReason, Happening
+from gpuboss.core.refusals import FromService, reject, reject_unaddressed
+from gpuboss.core.requests import end_waiting
+from gpuboss.core.state import Turn
+from gpuboss.core.timers import TimerKind
+from gpuboss.events import (
+    LeaseEnded,
+    LeaseExtended,
+    LeaseIdled,
+    LeaseReasserted,
+    LeaseReleased,
+    LeaseRenewed,
+    LeaseRequested,
+    LeaseResumed,
+    LeaseRevoked,
+    LeaseStateChanged,
+    YieldRequested,
+)
+
+
+def release(turn: Turn, event: LeaseReleased) -> None:
+    """A lease is given back, a waiting request taken back; a repetition changes nothing."""
+    state = turn.state
+    waiting = state.waitlist.by_id.get(event.lease_id)
+    if waiting is not None and waiting.request.service == event.service:
+        end_waiting(turn, waiting, "cancelled", f"taken back by {event.service}")
+        return
+    lease = state.ledger.leases.get(event.lease_id)
+    if lease is not None and lease.request.service == event.service:
+        happen(turn, lease, "release")
+        return
+    known = _known(turn, event.lease_id)
+    if known is None or known.service != event.service:
+        _reject_stranger(turn, event, known)
+
+
+def renew(turn: Turn, event: LeaseRenewed) -> None:
+    """A holder wants its lease to end `ttl_ms` after this event."""
+    lease = _held(turn, event, "renew")
+    if lease is not None:
+        state = turn.state
+        lease.expires_at_ms = state.now_ms + event.ttl_ms
+        lease.expiry_set_ms = state.now_ms
+        state.timers.set(lease.expires_at_ms, TimerKind.LEASE_EXPIRY, event.lease_id)
+        turn.lease_ids.append(event.lease_id)
+        extended = LeaseExtended(
+            cause=turn.cause,
+            session=lease.request.session,
+            lease_id=event.lease_id,
+            service=event.service,
+            expires_at_ms=lease.expires_at_ms,
+        )
+        turn.tell(extended, _address(lease))
+
+
+def idle(turn: Turn, event: LeaseIdled) -> None:
+    """A holder keeps its model warm but unused."""
+    lease = _held(turn, event, "idle")
+    if lease is None:
+        return
+    if not lease.request.reclaimable:
+        detail = f"lease {event.lease_id} was not requested as reclaimable, so it cannot be kept idle"
+        reject(turn, "invalid", detail, event, lease.request)
+        return
+    lease.reload_ms = event.reload_ms
+    lease.state = "idle"
+    _tell_state(turn, lease)
+
+
+def resume(turn: Turn, event: LeaseResumed) -> None:
+    """A holder uses its warm model again."""
+    lease = _held(turn, event, "resume")
+    if lease is None:
+        return
+    if lease.state == "idle":
+        lease.uses += 1
+        lease.reload_ms = event.reload_ms or lease.reload_ms
+    lease.state = "held"
+    _tell_state(turn, lease)
+
+
+def reassert(turn: Turn, event: LeaseReasserted) -> None:
+    """A holder repeats its lease: nothing new where the log holds it, and nothing believed where it does not."""
+    _owned(turn, event)
+
+
+def revoke(turn: Turn, event: LeaseRevoked) -> None:
+    """An operator ends a lease or a waiting request, or vouches that reclaimed memory is back."""
+    waiting = turn.state.waitlist.by_id.get(event.lease_id)
+    if waiting is not None:
+        by = f" by {event.by}" if event.by else ""
+        end_waiting(turn, waiting, "cancelled", f"revoked{by}: {event.reason or 'no reason given'}")
+        return
+    lease = turn.state.ledger.leases.get(event.lease_id)
+    if lease is None:
+        known = _known(turn, event.lease_id)
+        detail = "it has ended already" if known is not None else "the log knows no such lease or request"
+        reject_unaddressed(turn, "unknown_lease", f"lease {event.lease_id}: {detail}", event.lease_id)
+        return
+    if event.grace_ms and lease.state in ("held", "idle"):
+        lease.yield_by_ms = turn.state.now_ms + event.grace_ms
+        lease.yield_set_ms = turn.state.now_ms
+    happen(turn, lease, "ask_back" if event.grace_ms else "revoke")
+
+
+def happen(turn: Turn, lease: Lease, happening: Happening) -> None:
+    """Apply one line of the lifecycle's table to a lease."""
+    move = lifecycle.move(lease.state, happening)
+    if move.ended is not None:
+        _end(turn, lease, move.ended, clean=move.after == "gone")
+    elif move.after == "gone":
+        _free(turn, lease)
+    elif move.after == "yielding":
+        _ask_back(turn, lease)
+
+
+def _end(turn: Turn, lease: Lease, reason: EndReason, *, clean: bool) -> None:
+    state = turn.state
+    request = lease.request
+    freed = clean or not _may_linger(turn, lease)
+    ended = LeaseEnded(
+        cause=turn.cause,
+        session=request.session,
+        lease_id=request.lease_id,
+        service=request.service,
+        reason=reason,
+        freed=freed,
+    )
+    state.leave_session(request)
+    state.history.add(Past(request, lease.granted, ended, state.now_ms))
+    turn.tell(ended, _address(lease))
+    if freed:
+        _free(turn, lease)
+    else:
+        state.ledger.start_reclaiming(lease, state.now_ms)
+        turn.lease_ids.append(request.lease_id)
+        turn.devices += lease.devices
+
+
+def _may_linger(turn: Turn, lease: Lease) -> bool:
+    """Whether memory can outlive the lease: on real devices always, on simulated ones if a lock delay is set."""
+    if turn.state.policy.lock_delay_ms > 0:
+        return bool(lease.devices)
+    return any(not device.observed.simulated for device in lease.devices)
+
+
+def _free(turn: Turn, lease: Lease) -> None:
+    turn.devices += lease.devices
+    turn.lease_ids.append(lease.request.lease_id)
+    turn.state.ledger.close(lease)
+    turn.look = True
+
+
+def _ask_back(turn: Turn, lease: Lease) -> None:
+    request = lease.request
+    assert lease.yield_by_ms is not None
+    lease.state = "yielding"
+    turn.state.timers.set(lease.yield_by_ms, TimerKind.YIELD_DEADLINE, request.lease_id)
+    turn.lease_ids.append(request.lease_id)
+    asked = YieldRequested(
+        cause=turn.cause,
+        session=request.session,
+        lease_id=request.lease_id,
+        service=request.service,
+        deadline_ms=lease.yield_by_ms,
+        for_=None,
+    )
+    turn.tell(asked, _address(lease))
+
+
+def _tell_state(turn: Turn, lease: Lease) -> None:
+    request = lease.request
+    assert lease.state in ("held", "idle")
+    turn.lease_ids.append(request.lease_id)
+    changed = LeaseStateChanged(
+        cause=turn.cause,
+        session=request.session,
+        lease_id=request.lease_id,
+        service=request.service,
+        state="idle" if lease.state == "idle" else "held",
+    )
+    turn.tell(changed, _address(lease))
+
+
+def _owned(turn: Turn, event: FromService) -> Lease | None:
+    """The sender's lease that has not ended; where there is none, that is told."""
+    lease = turn.state.ledger.leases.get(event.lease_id)
+    if lease is None or lease.state == "reclaiming" or lease.request.service != event.service:
+        _reject_stranger(turn, event, _known(turn, event.lease_id))
+        return None
+    return lease
+
+
+def _held(turn: Turn, event: FromService, happening: Happening) -> Lease | None:
+    """The sender's lease, if this may happen to it now; where it may not, that is told."""
+    lease = _owned(turn, event)
+    if lease is None or (refused := lifecycle.move(lease.state, happening).refused) is None:
+        return lease
+    reject(turn, refused, f"lease {event.lease_id} is asked back", event, lease.request)
+    return None
+
+
+def _known(turn: Turn, lease_id: str) -> LeaseRequested | None:
+    """The request behind a lease_id, whether it waits, holds or is over."""
+    state = turn.state
+    known = state.waitlist.by_id.get(lease_id) or state.ledger.leases.get(lease_id) or state.history.by_id.get(lease_id)
+    return None if known is None else known.request
+
+
+def _reject_stranger(turn: Turn, event: FromService, known: LeaseRequested | None) -> None:
+    if known is not None and known.service != event.service:
+        reject(turn, "not_owner", f"lease {event.lease_id} belongs to another service", event)
+    elif known is not None:
+        waits = event.lease_id in turn.state.waitlist.by_id
+        detail = "is not granted yet" if waits else "has ended"
+        reject(turn, "unknown_lease", f"lease {event.lease_id} {detail}", event, known)
+    else:
+        reject(turn, "unknown_lease", f"the log knows no lease or request {event.lease_id}", event)
+
+
+def _address(lease: Lease) -> str:
+    return reply_address(lease.request.service, lease.request.instance)

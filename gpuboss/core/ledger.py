@@ -1,0 +1,158 @@
+"""The VRAM ledger: which device holds how much, promised to which lease. Sums are kept, never recomputed.
+
+    free = total - reserved - margin - foreign - what its leases are charged        (MiB; policy, rule 1)
+
+`free` falls below zero only when the device itself shrinks or others fill it; then nothing is granted on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpuboss.core.lifecycle import State
+from gpuboss.events import DeviceObserved, LeaseGranted, LeaseRequested
+
+
+def device_key(node: str, device: str) -> str:
+    """How a device is called across nodes: `<node>/cuda:<n>`."""
+    return f"{node}/{device}"
+
+
+class Device:
+    """One GPU as the log last described it, and what is charged on it, in MiB."""
+
+    __slots__ = ("charged_mib", "exclusive", "free_mib", "index", "leases", "observed", "reclaiming_mib")
+
+    def __init__(self, observed: DeviceObserved) -> None:
+        self.leases = 0
+        self.charged_mib = 0
+        self.reclaiming_mib = 0  # the part of charged_mib whose leases have ended
+        self.exclusive = False
+        self.observe(observed)
+
+    def observe(self, observed: DeviceObserved) -> None:
+        """Take over what a new observation says; the leases on the device stay."""
+        self.observed = observed
+        self.index = int(observed.device.partition(":")[2])
+        self.free_mib = self.capacity_mib - observed.foreign_mib - self.charged_mib
+
+    @property
+    def key(self) -> str:
+        """`<node>/cuda:<n>`."""
+        return device_key(self.observed.node, self.observed.device)
+
+    @property
+    def capacity_mib(self) -> int:
+        """What leases could ever hold: the total without the driver's part and the margin."""
+        return self.observed.total_mib - self.observed.reserved_mib - self.observed.margin_mib
+
+    def charge(self, vram_mib: int, exclusive: bool) -> None:
+        """Promise `vram_mib` to one more lease."""
+        self.leases += 1
+        self.charged_mib += vram_mib
+        self.free_mib -= vram_mib
+        self.exclusive = exclusive
+
+    def discharge(self, vram_mib: int, reclaiming: bool) -> None:
+        """Take the promise to one lease back."""
+        self.leases -= 1
+        self.charged_mib -= vram_mib
+        self.free_mib += vram_mib
+        if reclaiming:
+            self.reclaiming_mib -= vram_mib
+        if self.leases == 0:
+            self.exclusive = False
+        assert self.leases >= 0 and self.charged_mib >= 0 and self.reclaiming_mib >= 0, self.key
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """What one service holds, or held and has not been seen to let go of (`reclaiming`)."""
+
+    request: LeaseRequested
+    arrival: int  # of its request
+    granted: LeaseGranted
+    devices: list[Device]
+    state: State
+    expires_at_ms: int | None
+    expiry_set_ms: int  # when expires_at_ms was set: a jump of the clock moves what was set before it
+    yield_by_ms: int | None = None
+    yield_set_ms: int = 0
+    reclaiming_since_ms: int | None = None
+    uses: int = 1
+    reload_ms: int = 0
+
+
+class Ledger:
+    """All devices and all leases. A lease is charged on each of its devices until it is gone."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, Device] = {}
+        self.leases: dict[str, Lease] = {}
+        self.version = 0  # counts changes of what devices there are and what they could hold
+
+    def observe(self, observed: DeviceObserved) -> Device:
+        """Add a device, or take over what is new about it."""
+        key = device_key(observed.node, observed.device)
+        device = self.devices.get(key)
+        self.version += 1
+        if device is None:
+            device = self.devices[key] = Device(observed)
+        else:
+            device.observe(observed)
+        return device
+
+    def forget(self, key: str) -> None:
+        """Remove a device. Its leases must be gone."""
+        device = self.devices.pop(key)
+        assert device.leases == 0, key
+        self.version += 1
+
+    def ordered_devices(self) -> list[Device]:
+        """All devices by node and index: the order in which ties are broken."""
+        return sorted(self.devices.values(), key=lambda device: (device.observed.node, device.index))
+
+    def open(self, lease: Lease) -> None:
+        """Charge a new lease on its devices."""
+        request = lease.request
+        for device in lease.devices:
+            # The promise of the whole project; a scheduler that is about to break it stops instead.
+            assert device.free_mib >= request.vram_mib and not device.exclusive, (
+                device.key,
+                device.free_mib,
+                request,
+            )
+            assert not (request.exclusive and device.leases), (device.key, device.leases, request)
+            device.charge(request.vram_mib, request.exclusive)
+        self.leases[request.lease_id] = lease
+
+    def reopen(self, lease: Lease) -> None:
+        """Charge a lease as a snapshot holds it; its devices may have shrunk since it was granted."""
+        for device in lease.devices:
+            device.charge(lease.request.vram_mib, lease.request.exclusive)
+            if lease.state == "reclaiming":
+                device.reclaiming_mib += lease.request.vram_mib
+        self.leases[lease.request.lease_id] = lease
+
+    def start_reclaiming(self, lease: Lease, now_ms: int) -> None:
+        """The lease has ended, its memory may still be there: it stays charged."""
+        lease.state = "reclaiming"
+        lease.reclaiming_since_ms = now_ms
+        for device in lease.devices:
+            device.reclaiming_mib += lease.request.vram_mib
+
+    def close(self, lease: Lease) -> None:
+        """The lease is gone, its VRAM is free."""
+        reclaiming = lease.state == "reclaiming"
+        for device in lease.devices:
+            device.discharge(lease.request.vram_mib, reclaiming)
+        del self.leases[lease.request.lease_id]
+
+    def detach(self, lease: Lease, device: Device) -> None:
+        """The device is gone, and with it this lease's part on it; its other devices stay charged."""
+        device.discharge(lease.request.vram_mib, lease.state == "reclaiming")
+        lease.devices = [other for other in lease.devices if other is not device]
+
+    def leases_on(self, device: Device) -> list[Lease]:
+        """The leases on one device, in the order in which they were granted."""
+        return [lease for lease in self.leases.values() if device in lease.devices]

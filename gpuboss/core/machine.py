@@ -1,0 +1,125 @@
+"""One turn of the crank: an entry of the log is applied to the state, and decisions come out.
+
+State after a prefix of the log = fold of `step` over it. There is nothing else: what the scheduler does live, what
+`gpuboss replay` verifies and what a simulation tries out is this function.
+
+Per entry: the clock advances; a tick fires the timers that are due; the event is applied; those who may now have a
+place are looked at, once. Decisions that the log already holds change nothing but the count of what the scheduler
+wrote: they were derived when the entry that caused them was applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpuboss.core import facts, leases, requests
+from gpuboss.core.door import Refusal, is_decision, is_stamped, read_data, read_event, read_stamp, read_type
+from gpuboss.core.granting import grant_pass
+from gpuboss.core.refusals import reject_unaddressed, reject_unread
+from gpuboss.core.state import State, Turn
+from gpuboss.events import (
+    ClockJumped,
+    ClockTicked,
+    DeviceLost,
+    DeviceObserved,
+    Event,
+    LeaseIdled,
+    LeaseReasserted,
+    LeaseReleased,
+    LeaseRenewed,
+    LeaseRequested,
+    LeaseResumed,
+    LeaseRevoked,
+    PolicySet,
+    SchedulerElected,
+    SessionLost,
+    Stamp,
+    VramReclaimed,
+)
+
+CORE_VERSION = 1  # grows whenever the same log could lead to other decisions
+
+_HANDLERS: dict[type[Event], Callable[[Turn, Any], None]] = {
+    LeaseRequested: requests.ask,
+    LeaseReleased: leases.release,
+    LeaseRenewed: leases.renew,
+    LeaseIdled: leases.idle,
+    LeaseResumed: leases.resume,
+    LeaseReasserted: leases.reassert,
+    LeaseRevoked: leases.revoke,
+    SchedulerElected: facts.elect,
+    PolicySet: facts.set_policy,
+    DeviceObserved: facts.observe_device,
+    DeviceLost: facts.lose_device,
+    SessionLost: facts.lose_session,
+    ClockTicked: facts.tick,
+    ClockJumped: facts.jump,
+    VramReclaimed: facts.reclaim,
+}
+
+
+def step(state: State, entry_id: str, fields: Sequence[bytes]) -> Turn:
+    """Apply one entry (its stream id, and its field list as Redis holds it) and return what it leads to."""
+    turn = Turn(state, entry_id)
+    type_name = read_type(fields)
+    if type_name is not None and is_stamped(type_name):
+        stamp = read_stamp(read_data(fields))
+        if not follows(state, type_name, stamp):
+            _begin(state, entry_id)
+            _reject_forged(turn, type_name, stamp)
+            return turn
+        take_stamp(state, entry_id, stamp)
+        if is_decision(type_name):
+            return turn
+    _begin(state, entry_id)
+    event = read_event(fields)
+    if isinstance(event, Refusal):
+        reject_unread(turn, event)
+        return turn
+    handler = _HANDLERS.get(type(event))
+    if handler is None:
+        reject_unaddressed(turn, "unknown_type", f"core {CORE_VERSION} does not act on {type(event).__name__}")
+        return turn
+    if isinstance(event, ClockTicked):
+        state.advance(event.now_ms)
+    elif isinstance(event, LeaseRevoked) and event.epoch == state.epoch and event.seq == state.seq + 1:
+        state.seq += 1  # the scheduler wrote it, for an operator who deleted a projection
+    handler(turn, event)
+    if turn.look:
+        grant_pass(turn)
+    return turn
+
+
+def follows(state: State, type_name: bytes, stamp: Stamp) -> bool:
+    """Whether this stamp is the one that the scheduler's next entry must carry."""
+    if stamp.seq != state.seq + 1:
+        return False
+    if type_name == b"SchedulerElected":
+        return stamp.epoch > state.epoch
+    return stamp.epoch == state.epoch and stamp.epoch > 0
+
+
+def take_stamp(state: State, entry_id: str, stamp: Stamp) -> None:
+    """Count an entry of the scheduler. For a decision this is all: it was derived when its cause was applied."""
+    state.last_id = entry_id
+    state.epoch, state.seq = stamp.epoch, stamp.seq
+
+
+def entry_ms(entry_id: str) -> int:
+    """The ms part of a stream id."""
+    return int(entry_id.partition("-")[0])
+
+
+def _begin(state: State, entry_id: str) -> None:
+    state.last_id = entry_id
+    state.advance(entry_ms(entry_id))
+
+
+def _reject_forged(turn: Turn, type_name: bytes, claimed: Stamp) -> None:
+    reject_unaddressed(
+        turn,
+        "forged",
+        f"{type_name.decode()} is written by the scheduler alone; this one claims epoch {claimed.epoch} and seq "
+        f"{claimed.seq}, expected {turn.state.epoch} and {turn.state.seq + 1}",
+    )

@@ -1,0 +1,19 @@
+"""The rules that are settings, and the order of the queue that follows from them (policy, rule 2).
+
+A request's key is the time at which it counts as submitted: its submission less the head start of its priority.
+Linear ageing with one slope for all is the same as a constant head start, so a key never changes.
+"""
+
+from __future__ import annotations
+
+from gpuboss.events import HeadStart, PolicySet, Priority
+
+DEFAULT_POLICY = PolicySet(head_start_ms=HeadStart(), margin_mib=None, session_ttl_ms=15_000, lock_delay_ms=60_000)
+
+
+def queue_key(policy: PolicySet, priority: Priority, now_ms: int) -> int:
+    """When a request of this priority, submitted now, counts as submitted (ms; may be below zero)."""
+    head_start = policy.head_start_ms
+    if priority == "normal":
+        return now_ms - head_start.normal
+    return now_ms - (head_start.high if priority == "high" else head_start.low)

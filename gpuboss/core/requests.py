@@ -1,0 +1,117 @@
+"""Asking: a request comes in, is repeated, or ends without a lease."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec.structs import replace
+
+from gpuboss.core.addresses import reply_address, session_member
+from gpuboss.core.history import Past
+from gpuboss.core.placement import why_impossible
+from gpuboss.core.policy import queue_key
+from gpuboss.core.refusals import reject
+from gpuboss.core.state import Turn
+from gpuboss.core.timers import TimerKind
+from gpuboss.core.waitlist import Waiting, shape_of
+from gpuboss.events import LeaseDenied, LeaseRequested
+
+DenialReason = Literal["impossible", "timeout", "cancelled", "quota", "session_lost"]
+
+
+def ask(turn: Turn, request: LeaseRequested) -> None:
+    """A request: queue it, say again what it was told, or deny what cannot be."""
+    state = turn.state
+    lease_id = request.lease_id
+    if lease_id in state.waitlist.by_id or lease_id in state.ledger.leases or lease_id in state.history.by_id:
+        _ask_again(turn, request)
+        return
+    if request.session is not None and session_member(request.service, request.session) in state.lost_sessions:
+        deny(
+            turn,
+            request,
+            "session_lost",
+            f"session {request.session} was lost; a new process takes a new one",
+        )
+        return
+    shape = shape_of(request)
+    # While no device is known nothing is impossible: the request waits for the devices to show up.
+    if not state.candidates(shape) and state.ledger.devices:
+        deny(turn, request, "impossible", why_impossible(state.ledger, shape))
+        return
+    state.arrivals += 1
+    now_ms = state.now_ms
+    wait_until_ms = None if request.wait_ms is None else now_ms + request.wait_ms
+    key = queue_key(state.policy, request.priority, now_ms)
+    waiting = Waiting(request, key, state.arrivals, now_ms, wait_until_ms)
+    state.join_session(request)
+    if wait_until_ms is not None:
+        state.timers.set(wait_until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
+    turn.lease_ids.append(lease_id)
+    # Behind another of its shape it has no place that the other would not have taken.
+    if state.waitlist.add(waiting):
+        turn.look = True
+
+
+def end_waiting(turn: Turn, waiting: Waiting, reason: DenialReason, detail: str) -> None:
+    """A waiting request ends without a lease."""
+    turn.state.waitlist.remove(waiting)
+    turn.state.leave_session(waiting.request)
+    turn.lease_ids.append(waiting.request.lease_id)
+    if waiting.target is not None:
+        turn.look = True  # what was kept free for it is there for others now
+    deny(turn, waiting.request, reason, detail)
+
+
+def deny(turn: Turn, request: LeaseRequested, reason: DenialReason, detail: str) -> None:
+    """Answer a request, which is not queued, with no."""
+    denied = LeaseDenied(
+        cause=turn.cause,
+        session=request.session,
+        lease_id=request.lease_id,
+        service=request.service,
+        reason=reason,
+        detail=detail,
+    )
+    turn.state.history.add(Past(request, None, denied, turn.state.now_ms))
+    turn.tell(denied, reply_address(request.service, request.instance))
+
+
+def deny_impossible(turn: Turn) -> None:
+    """The devices changed: end the waiting of those whom none of them could ever hold."""
+    state = turn.state
+    for shape in list(state.waitlist.shapes()):
+        if not state.candidates(shape) and state.ledger.devices:
+            for waiting in state.waitlist.of_shape(shape):
+                end_waiting(turn, waiting, "impossible", why_impossible(state.ledger, shape))
+
+
+def _ask_again(turn: Turn, request: LeaseRequested) -> None:
+    """The same request again (its answer may have been lost on the way): say again what it was told."""
+    state = turn.state
+    lease_id = request.lease_id
+    waiting = state.waitlist.by_id.get(lease_id)
+    past = state.history.by_id.get(lease_id)
+    lease = state.ledger.leases.get(lease_id)
+    if waiting is not None:
+        known = waiting.request
+    elif past is not None:  # before the lease: one that is being reclaimed has ended
+        known = past.request
+    else:
+        assert lease is not None
+        known = lease.request
+    if _essence(request) != _essence(known):
+        reject(turn, "duplicate", f"lease_id {lease_id} was used with other fields; mint a new one", request)
+        return
+    address = reply_address(request.service, request.instance)
+    if past is not None:
+        if past.granted is not None:
+            turn.repeat(past.granted, address)
+        turn.repeat(past.ended, address)
+    elif lease is not None:
+        turn.repeat(replace(lease.granted, expires_at_ms=lease.expires_at_ms), address)
+
+
+def _essence(request: LeaseRequested) -> LeaseRequested:
+    """The request without what a retry may change."""
+    return replace(request, pid=None, model=None, traceparent=None)

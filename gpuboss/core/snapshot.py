@@ -1,0 +1,209 @@
+"""The state as bytes and back, and its digest: the same prefix of the log gives the same bytes, on any machine.
+
+What can be derived from the rest (sums, heaps, indexes) is not written but rebuilt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+from msgspec import Struct
+
+from gpuboss.core.history import Past
+from gpuboss.core.ledger import Device, Lease
+from gpuboss.core.lifecycle import State as LeaseState
+from gpuboss.core.state import State
+from gpuboss.core.timers import TimerKind
+from gpuboss.core.waitlist import Waiting
+from gpuboss.events import DeviceObserved, LeaseDenied, LeaseEnded, LeaseGranted, LeaseRequested, PolicySet
+
+
+class _Lease(Struct, array_like=True):
+    request: LeaseRequested
+    arrival: int
+    granted: LeaseGranted
+    devices: list[str]
+    state: LeaseState
+    expires_at_ms: int | None
+    expiry_set_ms: int
+    yield_by_ms: int | None
+    yield_set_ms: int
+    reclaiming_since_ms: int | None
+    uses: int
+    reload_ms: int
+
+
+class _Waiting(Struct, array_like=True):
+    request: LeaseRequested
+    key: int
+    arrival: int
+    requested_at_ms: int
+    wait_until_ms: int | None
+    target: list[str] | None
+
+
+class _Past(Struct, array_like=True):
+    request: LeaseRequested
+    granted: LeaseGranted | None
+    ended: LeaseEnded | None
+    denied: LeaseDenied | None
+    at_ms: int
+
+
+class _Snapshot(Struct):
+    last_id: str
+    now_ms: int
+    epoch: int
+    seq: int
+    incarnation: str
+    policy: PolicySet
+    policy_recorded: bool
+    fence: int
+    arrivals: int
+    devices: list[DeviceObserved]
+    leases: list[_Lease]
+    waiting: list[_Waiting]
+    history: list[_Past]
+    lost_sessions: list[tuple[str, int]]
+
+
+_DECODER = msgspec.json.Decoder(_Snapshot)
+
+
+def dump(state: State) -> bytes:
+    """The state as JSON, the same bytes for the same state."""
+    snapshot = _Snapshot(
+        last_id=state.last_id,
+        now_ms=state.now_ms,
+        epoch=state.epoch,
+        seq=state.seq,
+        incarnation=state.incarnation,
+        policy=state.policy,
+        policy_recorded=state.policy_recorded,
+        fence=state.fence,
+        arrivals=state.arrivals,
+        devices=[device.observed for device in state.ledger.ordered_devices()],
+        leases=[_dump_lease(lease) for lease in state.ledger.leases.values()],
+        waiting=[_dump_waiting(waiting) for waiting in state.waitlist.by_id.values()],
+        history=[_dump_past(past) for past in state.history.by_id.values()],
+        lost_sessions=list(state.lost_sessions.items()),
+    )
+    return msgspec.json.encode(snapshot)
+
+
+def digest(dumped: bytes) -> str:
+    """The SHA-256 of a dumped state, in hex."""
+    return hashlib.sha256(dumped).hexdigest()
+
+
+def load(dumped: bytes) -> State:
+    """The state that was dumped. Raises `msgspec.DecodeError` for bytes that no `dump` wrote."""
+    snapshot = _DECODER.decode(dumped)
+    state = State()
+    state.last_id = snapshot.last_id
+    state.now_ms = snapshot.now_ms
+    state.epoch, state.seq = snapshot.epoch, snapshot.seq
+    state.incarnation = snapshot.incarnation
+    state.policy, state.policy_recorded = snapshot.policy, snapshot.policy_recorded
+    state.fence, state.arrivals = snapshot.fence, snapshot.arrivals
+    for observed in snapshot.devices:
+        state.ledger.observe(observed)
+    for lease in snapshot.leases:
+        _load_lease(state, lease)
+    for waiting in snapshot.waiting:
+        _load_waiting(state, waiting)
+    for past in snapshot.history:
+        ended = past.ended if past.ended is not None else past.denied
+        assert ended is not None
+        state.history.add(Past(past.request, past.granted, ended, past.at_ms))
+    state.lost_sessions = dict(snapshot.lost_sessions)
+    _rebuild_sessions(state)
+    return state
+
+
+def _dump_lease(lease: Lease) -> _Lease:
+    return _Lease(
+        request=lease.request,
+        arrival=lease.arrival,
+        granted=lease.granted,
+        devices=[device.key for device in lease.devices],
+        state=lease.state,
+        expires_at_ms=lease.expires_at_ms,
+        expiry_set_ms=lease.expiry_set_ms,
+        yield_by_ms=lease.yield_by_ms,
+        yield_set_ms=lease.yield_set_ms,
+        reclaiming_since_ms=lease.reclaiming_since_ms,
+        uses=lease.uses,
+        reload_ms=lease.reload_ms,
+    )
+
+
+def _dump_waiting(waiting: Waiting) -> _Waiting:
+    return _Waiting(
+        request=waiting.request,
+        key=waiting.key,
+        arrival=waiting.arrival,
+        requested_at_ms=waiting.requested_at_ms,
+        wait_until_ms=waiting.wait_until_ms,
+        target=None if waiting.target is None else [device.key for device in waiting.target],
+    )
+
+
+def _dump_past(past: Past) -> _Past:
+    ended = past.ended
+    return _Past(
+        request=past.request,
+        granted=past.granted,
+        ended=ended if isinstance(ended, LeaseEnded) else None,
+        denied=ended if isinstance(ended, LeaseDenied) else None,
+        at_ms=past.at_ms,
+    )
+
+
+def _load_lease(state: State, dumped: _Lease) -> None:
+    lease = Lease(
+        request=dumped.request,
+        arrival=dumped.arrival,
+        granted=dumped.granted,
+        devices=_devices(state, dumped.devices),
+        state=dumped.state,
+        expires_at_ms=dumped.expires_at_ms,
+        expiry_set_ms=dumped.expiry_set_ms,
+        yield_by_ms=dumped.yield_by_ms,
+        yield_set_ms=dumped.yield_set_ms,
+        reclaiming_since_ms=dumped.reclaiming_since_ms,
+        uses=dumped.uses,
+        reload_ms=dumped.reload_ms,
+    )
+    state.ledger.reopen(lease)
+    if lease.expires_at_ms is not None:
+        state.timers.set(lease.expires_at_ms, TimerKind.LEASE_EXPIRY, lease.request.lease_id)
+    if lease.yield_by_ms is not None:
+        state.timers.set(lease.yield_by_ms, TimerKind.YIELD_DEADLINE, lease.request.lease_id)
+
+
+def _load_waiting(state: State, dumped: _Waiting) -> None:
+    waiting = Waiting(
+        request=dumped.request,
+        key=dumped.key,
+        arrival=dumped.arrival,
+        requested_at_ms=dumped.requested_at_ms,
+        wait_until_ms=dumped.wait_until_ms,
+        target=None if dumped.target is None else _devices(state, dumped.target),
+    )
+    state.waitlist.add(waiting)
+    if waiting.wait_until_ms is not None:
+        state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, waiting.request.lease_id)
+
+
+def _devices(state: State, keys: list[str]) -> list[Device]:
+    return [state.ledger.devices[key] for key in keys]
+
+
+def _rebuild_sessions(state: State) -> None:
+    """Sessions list their lease_ids in the order in which they were asked for: it is the order of their ends."""
+    alive: list[Lease | Waiting] = [lease for lease in state.ledger.leases.values() if lease.state != "reclaiming"]
+    alive += state.waitlist.by_id.values()
+    for owner in sorted(alive, key=lambda owner: owner.arrival):
+        state.join_session(owner.request)

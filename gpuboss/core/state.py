@@ -1,0 +1,124 @@
+"""Everything that the log means at one point of it, and the turn in which one entry changes it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gpuboss.core import placement
+from gpuboss.core.addresses import session_member
+from gpuboss.core.history import REMEMBERED_MS, History
+from gpuboss.core.ledger import Device, Ledger
+from gpuboss.core.policy import DEFAULT_POLICY
+from gpuboss.core.timers import Timer, TimerKind, Timers
+from gpuboss.core.waitlist import Shape, Waitlist
+from gpuboss.events import Decision, LeaseRequested, PolicySet
+
+SHAPES_REMEMBERED = 4096
+
+
+class State:
+    """The meaning of a prefix of the log. Changed by `machine.step` alone."""
+
+    def __init__(self) -> None:
+        self.last_id = "0-0"  # the last entry that was applied
+        self.now_ms = 0  # the log's clock
+        self.epoch = 0
+        self.seq = 0  # of the last entry that the scheduler wrote
+        self.incarnation = ""
+        self.policy: PolicySet = DEFAULT_POLICY
+        self.policy_recorded = False  # before the first PolicySet the defaults hold
+        self.fence = 0
+        self.arrivals = 0
+        self.ledger = Ledger()
+        self.waitlist = Waitlist()
+        self.timers = Timers()
+        self.history = History()
+        self.sessions: dict[str, dict[str, None]] = {}  # member -> its lease_ids, in their order
+        self.lost_sessions: dict[str, int] = {}  # member -> when it was lost
+        self._candidates: dict[Shape, list[Device]] = {}
+        self._candidates_version = 0
+
+    def candidates(self, shape: Shape) -> list[Device]:
+        """`placement.candidates`, remembered until the devices change: a queue asks for the same few shapes."""
+        if self._candidates_version != self.ledger.version or len(self._candidates) > SHAPES_REMEMBERED:
+            self._candidates.clear()
+            self._candidates_version = self.ledger.version
+        able = self._candidates.get(shape)
+        if able is None:
+            able = self._candidates[shape] = placement.candidates(self.ledger, shape)
+        return able
+
+    def join_session(self, request: LeaseRequested) -> None:
+        """Note that a session's life now decides over this lease_id."""
+        if request.session is not None:
+            member = session_member(request.service, request.session)
+            self.sessions.setdefault(member, {})[request.lease_id] = None
+
+    def leave_session(self, request: LeaseRequested) -> None:
+        """The lease_id is over; its session no longer matters for it."""
+        if request.session is not None:
+            member = session_member(request.service, request.session)
+            lease_ids = self.sessions[member]
+            del lease_ids[request.lease_id]
+            if not lease_ids:
+                del self.sessions[member]
+
+    def advance(self, now_ms: int) -> None:
+        """Move the clock on. It never goes back; what is older than 24 h is forgotten."""
+        if now_ms <= self.now_ms:
+            return
+        self.now_ms = now_ms
+        self.history.forget_before(now_ms)
+        while self.lost_sessions:
+            oldest = next(iter(self.lost_sessions))
+            if self.lost_sessions[oldest] + REMEMBERED_MS > now_ms:
+                break
+            del self.lost_sessions[oldest]
+
+    def next_timer(self) -> Timer | None:
+        """The earliest deadline that still holds."""
+        while (timer := self.timers.first()) is not None and not self._holds(timer):
+            self.timers.drop_first()
+        return timer
+
+    def _holds(self, timer: Timer) -> bool:
+        if timer.kind is TimerKind.WAIT_TIMEOUT:
+            waiting = self.waitlist.by_id.get(timer.lease_id)
+            return waiting is not None and waiting.wait_until_ms == timer.deadline_ms
+        lease = self.ledger.leases.get(timer.lease_id)
+        if lease is None or lease.state == "reclaiming":
+            return False
+        if timer.kind is TimerKind.YIELD_DEADLINE:
+            return lease.state == "yielding" and lease.yield_by_ms == timer.deadline_ms
+        return lease.expires_at_ms == timer.deadline_ms
+
+
+class Told(NamedTuple):
+    """One answer: the decision, the reply stream it goes to (None: nobody can be named), and whether it is new
+    (then it is logged) or a repetition of what the log holds already."""
+
+    decision: Decision
+    address: str | None
+    is_new: bool
+
+
+class Turn:
+    """What one entry of the log does: the decisions it leads to, and whose projections change."""
+
+    __slots__ = ("cause", "devices", "lease_ids", "look", "state", "told")
+
+    def __init__(self, state: State, cause: str) -> None:
+        self.state = state
+        self.cause = cause
+        self.told: list[Told] = []
+        self.lease_ids: list[str] = []  # of leases and requests that changed
+        self.devices: list[Device] = []
+        self.look = False  # whether somebody who waits may have a place now
+
+    def tell(self, decision: Decision, address: str | None) -> None:
+        """Decide something."""
+        self.told.append(Told(decision, address, True))
+
+    def repeat(self, decision: Decision, address: str | None) -> None:
+        """Say again what was decided before."""
+        self.told.append(Told(decision, address, False))

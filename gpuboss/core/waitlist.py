@@ -1,0 +1,89 @@
+"""The requests that wait: a heap for each shape, so that nothing ever walks the queue.
+
+Requests of one shape (size, device, node, number, exclusiveness) fit in the same places; if the first of them
+fits nowhere, none of them does.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gpuboss.core.ledger import Device
+from gpuboss.events import LeaseRequested
+
+
+class Shape(NamedTuple):
+    """What of a request decides where it fits."""
+
+    vram_mib: int
+    gpus: int
+    exclusive: bool
+    device: str | None
+    node: str | None
+
+
+def shape_of(request: LeaseRequested) -> Shape:
+    """The shape of a request."""
+    return Shape(request.vram_mib, request.gpus, request.exclusive, request.device, request.node)
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """One waiting request. `key` and then `arrival`, its number in the log, place it in the queue."""
+
+    request: LeaseRequested
+    key: int
+    arrival: int
+    requested_at_ms: int
+    wait_until_ms: int | None
+    target: list[Device] | None = None  # what is kept free for it once it was the first that did not fit
+    gone: bool = False
+
+
+class Waitlist:
+    """All waiting requests, by id and by shape. Removal is lazy: a heap drops the gone when they come up."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Waiting] = {}
+        self._heaps: dict[Shape, list[tuple[int, int, Waiting]]] = {}
+
+    def add(self, waiting: Waiting) -> bool:
+        """Queue a request. True if it is now the first of its shape, so that a place for it must be looked for."""
+        heap = self._heaps.setdefault(shape_of(waiting.request), [])
+        heapq.heappush(heap, (waiting.key, waiting.arrival, waiting))
+        self.by_id[waiting.request.lease_id] = waiting
+        return self._first(heap) is waiting
+
+    def remove(self, waiting: Waiting) -> None:
+        """Take a request out: it was granted, or it is over."""
+        waiting.gone = True
+        del self.by_id[waiting.request.lease_id]
+        shape = shape_of(waiting.request)
+        if self._first(self._heaps[shape]) is None:
+            del self._heaps[shape]
+
+    def first(self, shape: Shape) -> Waiting | None:
+        """The first waiting request of a shape."""
+        heap = self._heaps.get(shape)
+        return None if heap is None else self._first(heap)
+
+    def shapes(self) -> Iterator[Shape]:
+        """The shapes that somebody waits for."""
+        return iter(self._heaps)
+
+    def of_shape(self, shape: Shape) -> list[Waiting]:
+        """All who wait for a shape, in the order of the queue. Walks them: for events that are rare."""
+        return [waiting for _, _, waiting in sorted(self._heaps.get(shape, [])) if not waiting.gone]
+
+    def in_order(self) -> list[Waiting]:
+        """The whole queue in its order. Walks it: for people, not for decisions."""
+        return sorted(self.by_id.values(), key=lambda waiting: (waiting.key, waiting.arrival))
+
+    @staticmethod
+    def _first(heap: list[tuple[int, int, Waiting]]) -> Waiting | None:
+        while heap and heap[0][2].gone:
+            heapq.heappop(heap)
+        return heap[0][2] if heap else None

@@ -1,0 +1,342 @@
+"""Every event of the log and of the reply streams, as frozen structs: the vocabulary of GPUBoss.
+
+An entry of a stream has two fields, `type` (the name of one of these classes) and `data` (its JSON). VRAM is in
+MiB, times are ms of the log's clock, durations end in `_ms`. Rules of evolution: a type's name never changes its
+meaning, new fields are optional, readers skip fields that they do not know.
+
+To add an event: write its class here, put it into the table at the end, give it a handler in
+`gpuboss/core/machine.py` (inputs) and a line in the tests of `tests/core`; the JSON Schema follows by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+VRAM_MIB_MAX = 16_777_216  # 16 TiB on one device: more than anything sold, small enough for exact sums anywhere
+GPUS_MAX = 1024
+MS_MAX = 2**53 - 1  # what every JSON reader holds exactly: 285,000 years
+
+# `$` alone also matches before a trailing newline, hence the look-ahead.
+ServiceName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}(?!\n)$")]
+LeaseId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{8,64}(?!\n)$")]
+SessionId = LeaseId
+DeviceName = Annotated[str, Meta(pattern=r"^cuda:(0|[1-9][0-9]{0,3})(?!\n)$")]
+# A GPU by its place on a node, or a GPU or MIG slice by its UUID as NVML prints it.
+DeviceWish = Annotated[
+    str, Meta(pattern=r"^(cuda:(0|[1-9][0-9]{0,3})|(GPU|MIG)-[A-Za-z0-9][A-Za-z0-9/_-]{0,94})(?!\n)$")
+]
+Mib = Annotated[int, Meta(ge=0, le=VRAM_MIB_MAX)]
+AskedMib = Annotated[int, Meta(ge=1, le=VRAM_MIB_MAX)]
+Ms = Annotated[int, Meta(ge=0, le=MS_MAX)]
+DurationMs = Annotated[int, Meta(ge=1, le=MS_MAX)]
+Text = Annotated[str, Meta(max_length=512)]
+StreamId = Annotated[str, Meta(max_length=41)]
+Priority = Literal["low", "normal", "high"]
+
+
+class Event(Struct, frozen=True, gc=False):
+    """What all events have in common: nothing but being one."""
+
+
+# ---------------------------------------------------------------- from services
+
+
+class LeaseRequested(Event, frozen=True):
+    """A service asks for VRAM: `vram_mib` on each of `gpus` devices of one node, all or none."""
+
+    lease_id: LeaseId
+    service: ServiceName
+    vram_mib: AskedMib
+    priority: Priority = "normal"
+    device: DeviceWish | None = None
+    node: ServiceName | None = None
+    gpus: Annotated[int, Meta(ge=1, le=GPUS_MAX)] = 1
+    exclusive: bool = False
+    ttl_ms: DurationMs | None = None
+    wait_ms: DurationMs | None = None
+    reclaimable: bool = False
+    preemptible: bool = True
+    instance: ServiceName | None = None
+    session: SessionId | None = None
+    pid: Annotated[int, Meta(ge=0, le=2**32)] | None = None
+    model: Text | None = None
+    traceparent: Text | None = None
+
+
+class LeaseReleased(Event, frozen=True):
+    """A service gives its lease back, or, while it still waits, takes its request back."""
+
+    lease_id: LeaseId
+    service: ServiceName
+
+
+class LeaseRenewed(Event, frozen=True):
+    """A holder asks that its lease end `ttl_ms` after this event."""
+
+    lease_id: LeaseId
+    service: ServiceName
+    ttl_ms: DurationMs
+
+
+class LeaseIdled(Event, frozen=True):
+    """A holder keeps its model warm but does not use it: the VRAM may be asked back. `reload_ms`: its price."""
+
+    lease_id: LeaseId
+    service: ServiceName
+    reload_ms: Ms = 0
+
+
+class LeaseResumed(Event, frozen=True):
+    """A holder wants to use its warm model again; it may once `LeaseStateChanged` says `held`."""
+
+    lease_id: LeaseId
+    service: ServiceName
+    reload_ms: Ms = 0
+
+
+class LeaseReasserted(Event, frozen=True):
+    """A holder repeats the projection of its lease after the log was lost (a new `incarnation`)."""
+
+    lease_id: LeaseId
+    service: ServiceName
+    node: ServiceName
+    device: DeviceName
+    devices: list[DeviceName]
+    vram_mib: AskedMib
+    priority: Priority
+    state: Literal["held", "idle", "yielding", "reclaiming"]
+    granted_at_ms: Ms
+    expires_at_ms: Ms | None
+    fence: Ms
+    session: SessionId | None = None
+
+
+# ---------------------------------------------------------------- from operators
+
+
+class LeaseRevoked(Event, frozen=True, omit_defaults=True):
+    """An operator takes a lease away, after `grace_ms` in which its holder may give it back itself.
+
+    `epoch` and `seq` are there when the scheduler writes it for an operator who deleted a projection.
+    """
+
+    lease_id: LeaseId
+    reason: Text = ""
+    by: Text = ""
+    grace_ms: Ms = 0
+    epoch: Ms | None = None
+    seq: Ms | None = None
+
+
+# ---------------------------------------------------------------- facts that the scheduler adds
+
+
+class SchedulerElected(Event, frozen=True):
+    """A scheduler's reign begins. `core` is the version of the decision rules, `incarnation` the log's own name."""
+
+    scheduler: Text
+    version: Text
+    core: Ms
+    incarnation: Text
+
+
+class HeadStart(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long before its submission a request of each priority counts as submitted, in ms (policy, rule 2)."""
+
+    low: Ms = 0
+    normal: Ms = 900_000
+    high: Ms = 3_600_000
+
+
+class PolicySet(Event, frozen=True):
+    """The rules from here on, every value resolved. `margin_mib` null: the devices' own default."""
+
+    head_start_ms: HeadStart
+    margin_mib: Mib | None
+    session_ttl_ms: DurationMs
+    lock_delay_ms: Ms
+
+
+class DeviceObserved(Event, frozen=True):
+    """A device is there, or something about it changed. What is never lent: reserved, margin, foreign."""
+
+    node: ServiceName
+    device: DeviceName
+    uuid: DeviceWish
+    name: Text
+    total_mib: Mib
+    reserved_mib: Mib = 0
+    margin_mib: Mib = 0
+    foreign_mib: Mib = 0
+    simulated: bool = False
+    healthy: bool = True
+
+
+class DeviceLost(Event, frozen=True):
+    """A device is gone; what was leased on it has ended."""
+
+    node: ServiceName
+    device: DeviceName
+
+
+class LeaseObserved(Event, frozen=True):
+    """What NVML sees a lease's processes use on one of its devices."""
+
+    lease_id: LeaseId
+    device: DeviceName
+    used_mib: Mib
+
+
+class SessionLost(Event, frozen=True):
+    """A process of a service stopped its heartbeat for longer than the session TTL."""
+
+    service: ServiceName
+    session: SessionId
+
+
+class ClockTicked(Event, frozen=True):
+    """The log's clock reached `now_ms`: the only event at which timers fire."""
+
+    now_ms: Ms
+
+
+class ClockJumped(Event, frozen=True):
+    """The server's clock jumped at entry `from_id`: deadlines set before it move along by `delta_ms`."""
+
+    from_id: StreamId
+    delta_ms: Annotated[int, Meta(ge=-MS_MAX, le=MS_MAX)]
+
+
+class VramReclaimed(Event, frozen=True):
+    """The VRAM of a lease that ended uncleanly is back."""
+
+    lease_id: LeaseId
+    how: Literal["nvml", "lock_delay", "operator"]
+
+
+# ---------------------------------------------------------------- decisions
+
+# Only the scheduler writes these, from values that were validated when they came in: plain types, four times as
+# fast to read back in a replay.
+
+
+class Decision(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """What the scheduler derived from the entry `cause`; `session` is there where the request named one."""
+
+    cause: str
+    session: str | None = None
+
+
+class LeaseGranted(Decision, frozen=True):
+    """A lease begins. `fence` only grows; `device` is the first of `devices`."""
+
+    lease_id: str
+    service: str
+    node: str
+    device: str
+    devices: tuple[str, ...]
+    uuids: tuple[str, ...]
+    vram_mib: int
+    granted_at_ms: int
+    expires_at_ms: int | None
+    waited_ms: int
+    fence: int
+
+
+class LeaseDenied(Decision, frozen=True):
+    """A request ends without a lease. `detail` is for a person and holds the numbers."""
+
+    lease_id: str
+    service: str
+    reason: Literal["impossible", "timeout", "cancelled", "quota", "session_lost"]
+    detail: str
+
+
+class YieldRequested(Decision, frozen=True):
+    """The holder is asked to unload and release by `deadline_ms`. `for`: the lease_id that waits, if one does."""
+
+    lease_id: str
+    service: str
+    deadline_ms: int
+    for_: str | None = field(name="for")
+
+
+class LeaseExtended(Decision, frozen=True):
+    """The answer to a renewal."""
+
+    lease_id: str
+    service: str
+    expires_at_ms: int
+
+
+class LeaseStateChanged(Decision, frozen=True):
+    """The answer to idling and resuming."""
+
+    lease_id: str
+    service: str
+    state: Literal["held", "idle"]
+
+
+class LeaseEnded(Decision, frozen=True):
+    """A lease is over. `freed`: its VRAM is free now; false: it is being reclaimed."""
+
+    lease_id: str
+    service: str
+    reason: Literal["released", "expired", "revoked", "session_lost", "device_lost", "yielded"]
+    freed: bool
+
+
+RejectionReason = Literal[
+    "malformed",
+    "invalid",
+    "unknown_type",
+    "not_owner",
+    "unknown_lease",
+    "too_large",
+    "duplicate",
+    "reserved",
+    "yielding",
+    "forged",
+]
+
+
+class EventRejected(Decision, frozen=True):
+    """An entry that changes nothing, and why. `detail` is for people: a replay does not compare it."""
+
+    event_id: str
+    reason: RejectionReason
+    detail: str
+    lease_id: str | None = None
+    service: str | None = None
+
+
+class Stamp(Struct, frozen=True, gc=False):
+    """What everything that the scheduler writes to the log carries: its reign, and a number without gaps."""
+
+    epoch: Ms = 0
+    seq: Ms = 0
+
+
+def _by_name(*classes: type[Event]) -> dict[str, type[Event]]:
+    return {cls.__name__: cls for cls in classes}
+
+
+FROM_SERVICES = _by_name(LeaseRequested, LeaseReleased, LeaseRenewed, LeaseIdled, LeaseResumed, LeaseReasserted)
+FROM_OPERATORS = _by_name(LeaseRevoked)
+FACTS = _by_name(
+    SchedulerElected,
+    PolicySet,
+    DeviceObserved,
+    DeviceLost,
+    LeaseObserved,
+    SessionLost,
+    ClockTicked,
+    ClockJumped,
+    VramReclaimed,
+)
+DECISIONS = _by_name(
+    LeaseGranted, LeaseDenied, YieldRequested, LeaseExtended, LeaseStateChanged, LeaseEnded, EventRejected
+)
+ALL = FROM_SERVICES | FROM_OPERATORS | FACTS | DECISIONS

@@ -1,0 +1,95 @@
+"""Reading the log and its snapshot from Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from msgspec import MsgspecError
+
+from gpuboss.core import snapshot
+from gpuboss.core.machine import CORE_VERSION
+from gpuboss.core.state import State
+from gpuboss.errors import GPUBossError
+from gpuboss.keys import Keys
+
+if TYPE_CHECKING:
+    import redis
+
+PAGE = 1000  # entries in one answer: larger pages are slower, smaller ones too
+
+
+class LogDamaged(GPUBossError):
+    """What the log or its snapshot holds cannot be used; the message says what, and what to do."""
+
+
+class Entry(NamedTuple):
+    """One entry: its stream id, and its fields and values as Redis holds them."""
+
+    id: str
+    fields: list[bytes]
+
+
+class LogReader:
+    """The log of one namespace. The client must come from `connection.connect`: it returns flat field lists."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    def entries(self, after: str = "0-0", until: str = "+") -> Iterator[Entry]:
+        """All entries behind `after`, through `until` (inclusive), in pages."""
+        while True:
+            page: Any = self._client.xrange(self._keys.events, min=f"({after}", max=until, count=PAGE)
+            for entry_id, fields in page:
+                after = entry_id.decode()
+                yield Entry(after, fields)
+            if len(page) < PAGE:
+                return
+
+    def first_id(self) -> str | None:
+        """The id of the first entry that is still there; None for an empty log."""
+        page: Any = self._client.xrange(self._keys.events, count=1)
+        return page[0][0].decode() if page else None
+
+    def last_id(self) -> str | None:
+        """The id of the last entry; None for an empty log."""
+        page: Any = self._client.xrevrange(self._keys.events, count=1)
+        return page[0][0].decode() if page else None
+
+    def length(self) -> int:
+        """How many entries the log holds."""
+        return self._client.xlen(self._keys.events)
+
+    def trimmed(self) -> bool:
+        """Whether entries were removed: more were added than are there."""
+        if not self._client.exists(self._keys.events):
+            return False
+        info = self._client.xinfo_stream(self._keys.events)
+        return int(info["entries-added"]) > int(info["length"])
+
+    def cursor(self) -> str | None:
+        """The last entry that the scheduler has decided; None if none ever led."""
+        cursor = cast(bytes | None, self._client.hget(self._keys.scheduler, "cursor"))
+        return None if cursor is None else cursor.decode()
+
+    def snapshot(self) -> State | None:
+        """The state that the snapshot holds, if this core wrote it. Raises `LogDamaged` if it was changed since."""
+        stored = cast(dict[bytes, bytes], self._client.hgetall(self._keys.snapshot))
+        if not stored or stored.get(b"core") != str(CORE_VERSION).encode():
+            return None
+        return load_snapshot(stored.get(b"state", b""), stored.get(b"digest", b"").decode("ascii", "replace"))
+
+
+def load_snapshot(dumped: bytes, digest: str) -> State:
+    """Check the digest of a dumped state and load it. Raises `LogDamaged`."""
+    found = snapshot.digest(dumped)
+    if found != digest:
+        raise LogDamaged(
+            f"the snapshot was changed after it was written: its digest is {found[:16]}..., expected {digest[:16]}...; "
+            "while the log is whole, deleting the snapshot is harmless"
+        )
+    try:
+        return snapshot.load(dumped)
+    except MsgspecError as error:
+        raise LogDamaged(f"the snapshot cannot be read ({error}); delete it while the log is whole") from None
