@@ -1,0 +1,191 @@
+"""`gpuboss-scheduler`: reads the options, wires the parts together, runs until SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpuboss.config import Config, load_config, load_policy, parse_duration_ms, redact_url
+from gpuboss.connection import connect
+from gpuboss.errors import ConfigError, GPUBossError, SchedulerUnavailable
+from gpuboss.keys import Keys
+from gpuboss.log import LogDamaged
+from gpuboss_scheduler.devices import observe
+from gpuboss_scheduler.scheduler import Scheduler, say
+from gpuboss_scheduler.status import Status
+
+EXIT_LOG_DAMAGED = 1
+EXIT_CONFIG = 3
+EXIT_UNAVAILABLE = 69
+PING_EVERY_S = 0.2
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(help=__doc__)
+def serve(
+    redis_url: Annotated[
+        str | None, typer.Option(help="Where Redis or Valkey is: redis://, rediss://, unix://.")
+    ] = None,
+    embedded: Annotated[
+        bool | None, typer.Option("--embedded", help="Start a server of our own, and print its URL.")
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder of the embedded server's data.")] = None,
+    durability: Annotated[str | None, typer.Option(help="Of the embedded server: standard or strict.")] = None,
+    devices: Annotated[str | None, typer.Option(help='Simulated GPUs: "cuda:0=24576,cuda:1=24GB" (MiB).')] = None,
+    node: Annotated[str | None, typer.Option(help="This machine's name (default: its host name).")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Prefix of all keys (default: gpuboss).")] = None,
+    http: Annotated[str | None, typer.Option(help="HOST:PORT of /health (default: 127.0.0.1:8003), or off.")] = None,
+    config: Annotated[Path | None, typer.Option(help="config.yaml.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="The scheduling policy, as a file of its own.")] = None,
+    session_ttl: Annotated[str | None, typer.Option(help="A silent service is dead after: 15s, 500ms.")] = None,
+    lock_delay: Annotated[str | None, typer.Option(help="VRAM of a dead service is lent again after: 60s.")] = None,
+    wait: Annotated[str | None, typer.Option(help="Wait so long for Redis to answer at first: 30s.")] = None,
+) -> None:
+    arguments: dict[str, object] = {
+        "gpu.redis_url": redis_url,
+        "gpu.namespace": namespace,
+        "gpu.node": node,
+        "scheduler.node": node,
+        "scheduler.embedded": embedded,
+        "scheduler.data_dir": data_dir,
+        "scheduler.durability": durability,
+        "scheduler.devices": devices,
+        "scheduler.http": http,
+        "scheduler.session_ttl": session_ttl,
+        "scheduler.lock_delay": lock_delay,
+    }
+    settings = load_config(config, arguments=arguments)
+    if policy is not None:
+        settings = _with_policy(settings, policy)
+    run(settings, 0 if wait is None else parse_duration_ms(wait))
+
+
+def run(config: Config, wait_ms: int) -> None:
+    """Serve with these settings. Raises `GPUBossError`."""
+    stop = _StopFlag()
+    node = config.scheduler.node or _host_name()
+    devices = observe(config.scheduler, node)
+    with _server(config) as config:
+        _await_redis(config.gpu.redis_url, wait_ms, stop)
+        status = Status()
+        name = f"{node}:{os.getpid()}:{secrets.token_hex(4)}"
+        with _web(config, node, status):
+            Scheduler(config, node, devices, name, status, stop.asked).run()
+
+
+class _StopFlag:
+    """SIGTERM and SIGINT ask to stop; the loop looks at it several times a second, between commits."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+        signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, signum: int, frame: object) -> None:
+        self._asked = True
+
+    def asked(self) -> bool:
+        return self._asked
+
+
+@contextmanager
+def _server(config: Config) -> Iterator[Config]:
+    """The embedded server, if one is wanted, for as long as this lasts."""
+    if not config.scheduler.embedded:
+        yield config
+        return
+    from msgspec.structs import replace
+
+    from gpuboss_scheduler.embedded import default_data_dir, start_embedded
+
+    data_dir = Path(config.scheduler.data_dir) if config.scheduler.data_dir else default_data_dir()
+    with start_embedded(data_dir, durability=config.scheduler.durability) as server:
+        print(server.url, flush=True)
+        yield replace(config, gpu=replace(config.gpu, redis_url=server.url))
+
+
+@contextmanager
+def _web(config: Config, node: str, status: Status) -> Iterator[None]:
+    if config.scheduler.http is None:
+        yield
+        return
+    from gpuboss_scheduler.web.health import Health, application
+    from gpuboss_scheduler.web.server import WebServer
+
+    client = connect(config.gpu.redis_url, timeout_s=2.0)
+    health = Health(client, Keys(config.gpu.namespace), node, status)
+    server = WebServer(application(health), *config.scheduler.http)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
+        client.close()
+
+
+def _await_redis(url: str, wait_ms: int, stop: _StopFlag) -> None:
+    """Raises `SchedulerUnavailable` if Redis does not answer within `wait_ms`."""
+    import redis
+
+    deadline_s = time.monotonic() + wait_ms / 1000
+    client = connect(url)
+    while True:
+        try:
+            client.ping()
+            return
+        except redis.AuthenticationError as error:
+            raise ConfigError(f"Redis at {redact_url(url)} refuses the login: {error}") from None
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            if time.monotonic() >= deadline_s or stop.asked():
+                raise SchedulerUnavailable(
+                    f"Redis at {redact_url(url)} does not answer ({error}); start it, wait for it with --wait 30s, "
+                    "or start one of our own with --embedded"
+                ) from None
+            time.sleep(PING_EVERY_S)
+        finally:
+            client.close()
+
+
+def _with_policy(config: Config, path: Path) -> Config:
+    from msgspec.structs import replace
+
+    return replace(config, scheduler=replace(config.scheduler, policy=load_policy(path)))
+
+
+def _host_name() -> str:
+    """The host's name as a node may be called."""
+    name = re.sub(r"[^a-z0-9._-]", "-", socket.gethostname().partition(".")[0].lower())[:63]
+    return name if re.match(r"[a-z0-9]", name) else f"node{name}"[:63]
+
+
+def main() -> None:
+    """The console script; exit codes as the contract has them."""
+    try:
+        app(standalone_mode=True)
+    except LogDamaged as error:
+        _fail(error, EXIT_LOG_DAMAGED)
+    except SchedulerUnavailable as error:
+        _fail(error, EXIT_UNAVAILABLE)
+    except GPUBossError as error:
+        _fail(error, EXIT_CONFIG)
+
+
+def _fail(error: Exception, code: int) -> None:
+    say(f"gpuboss-scheduler: {error}")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

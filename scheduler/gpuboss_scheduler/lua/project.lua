@@ -1,0 +1,11 @@
+-- Write rows of one projection outside a commit: the leader's own state, repaired or refreshed.
+-- KEYS  scheduler, the hash      ARGV  epoch, number of fields to delete, these fields, then field and row of each
+-- Returns OK; or FENCED.
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
+local found = redis.call('TYPE', KEYS[2])['ok']
+if found ~= 'none' and found ~= 'hash' then redis.call('DEL', KEYS[2]) end
+local gone = tonumber(ARGV[2])
+for i = 3, 2 + gone do redis.call('HDEL', KEYS[2], ARGV[i]) end
+for i = 3 + gone, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+return {'OK'}

@@ -1,0 +1,56 @@
+"""One scheduler's reign: its epoch, the number of the last entry that it wrote, and the writes that carry both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gpuboss.events import Event
+from gpuboss.keys import Keys
+from gpuboss_scheduler.scripts import Script
+
+if TYPE_CHECKING:
+    import redis
+
+LEADERSHIP_MS = 1_000  # how long after its last beat a standby waits before it takes over
+BEAT_S = 0.25
+
+_append = Script("append")
+_beat = Script("beat")
+
+
+def stamped(event: Event, epoch: int, seq: int) -> bytes:
+    """The event as the log holds it: with the reign and the number of whoever wrote it."""
+    data = msgspec.json.encode(event)
+    separator = b"" if data == b"{}" else b","
+    return b'%s%s"epoch":%d,"seq":%d}' % (data[:-1], separator, epoch, seq)
+
+
+class Reign:
+    """The right to write. Every write checks on the server that it still holds, and raises `Deposed` if not."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, epoch: int, seq: int) -> None:
+        self.client = client
+        self.keys = keys
+        self.epoch = epoch
+        self.seq = seq
+
+    def append(self, facts: Sequence[Event]) -> str:
+        """Append facts to the log; returns the id of the last. There must be at least one."""
+        arguments: list[str | bytes | int] = [self.epoch, self.seq, self.seq + len(facts)]
+        for number, fact in enumerate(facts, start=1):
+            arguments += [type(fact).__name__, stamped(fact, self.epoch, self.seq + number)]
+        (last_id,) = _append(self.client, [self.keys.scheduler, self.keys.events], arguments)
+        self.seq += len(facts)
+        return str(last_id.decode())
+
+    def beat(self) -> int:
+        """Say that the leader is alive; returns the server's time in ms."""
+        (now_ms,) = _beat(self.client, [self.keys.scheduler], [self.epoch, LEADERSHIP_MS])
+        return int(now_ms)
+
+    def resign(self) -> None:
+        """Say that nobody leads, so that a standby takes over at once."""
+        _beat(self.client, [self.keys.scheduler], [self.epoch, 0])

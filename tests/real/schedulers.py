@@ -1,0 +1,123 @@
+"""Real schedulers for tests: the process as a person starts it, killed as the kernel kills it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+TWO_CARDS = "cuda:0=24576,cuda:1=24576"
+DEADLINE_S = 20.0
+
+
+class SchedulerProcess:
+    """`gpuboss-scheduler` as a child. Options are its long options, `session_ttl="2s"` being `--session-ttl 2s`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        devices: str = TWO_CARDS,
+        node: str = "node-a",
+        http: str = "off",
+        environ: Mapping[str, str] | None = None,
+        **options: str,
+    ) -> None:
+        chosen = {"redis_url": url, "devices": devices, "node": node, "http": http, **options}
+        self.command = [sys.executable, "-m", "gpuboss_scheduler"]
+        for name, value in chosen.items():
+            self.command += [f"--{name.replace('_', '-')}", value]
+        self.environ = {**os.environ, **(environ or {})}
+        self.process: subprocess.Popen[str] | None = None
+        self.lines: list[str] = []
+        self._heard = threading.Condition()
+
+    def start(self) -> SchedulerProcess:
+        """Start it; `wait_for` tells when it says something."""
+        self.lines = []
+        self.process = subprocess.Popen(
+            self.command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=self.environ
+        )
+        threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
+        return self
+
+    def wait_leading(self) -> int:
+        """Wait until it leads; returns its epoch."""
+        found = re.search(r"epoch=(\d+)", self.wait_for("leading epoch="))
+        assert found is not None
+        return int(found[1])
+
+    def wait_for(self, text: str, deadline_s: float = DEADLINE_S) -> str:
+        """Wait for a line on stderr that holds `text`, and return it."""
+        process = self._running()
+        until_s = time.monotonic() + deadline_s
+        with self._heard:
+            while True:
+                for line in self.lines:
+                    if text in line:
+                        return line
+                left_s = until_s - time.monotonic()
+                if left_s <= 0 or (process.poll() is not None and not self._heard.wait(0.5)):
+                    raise AssertionError(f"no {text!r} (exit code {process.poll()}) in:\n{self.stderr}")
+                self._heard.wait(min(left_s, 0.2))
+
+    @property
+    def stderr(self) -> str:
+        """What it has said so far."""
+        return "\n".join(self.lines)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def terminate(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send any signal, if it still runs."""
+        process = self._running()
+        if process.poll() is None:
+            process.send_signal(number)
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
+        """Wait for its end; returns the exit code."""
+        return self._running().wait(deadline_s)
+
+    def __enter__(self) -> SchedulerProcess:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.signal(signal.SIGCONT)
+            self.kill()
+
+    def _running(self) -> subprocess.Popen[str]:
+        assert self.process is not None, "not started"
+        return self.process
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        with process.stderr as stream:
+            for line in stream:
+                with self._heard:
+                    self.lines.append(line.rstrip("\n"))
+                    self._heard.notify_all()
+
+
+def eventually(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Wait until `condition()` is true; fails with `what` was waited for."""
+    until_s = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < until_s, f"waited {deadline_s} s for {what}"
+        time.sleep(0.01)
