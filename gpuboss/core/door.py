@@ -103,7 +103,8 @@ def read_event(fields: Sequence[bytes]) -> Event | Refusal:
     try:
         if data.count(b"[") + data.count(b"{") > DEPTH_MAX and _depth(data) > DEPTH_MAX:
             return Refusal("too_large", f"data is nested {_depth(data)} levels deep; at most {DEPTH_MAX} are read")
-        data.decode()  # unknown fields are skipped by the decoder, bytes that are no UTF-8 and all
+        if not data.isascii():
+            data.decode()  # the decoder skips unknown fields, bytes that are no UTF-8 and all
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         if not data.lstrip().startswith(b"{"):

@@ -11,7 +11,7 @@ from gpuboss.core.granting import kept_free
 from gpuboss.core.ledger import Device
 from gpuboss.core.placement import has_room, nearest, place
 from gpuboss.core.state import State
-from gpuboss.core.waitlist import Shape, Waiting, shape_of
+from gpuboss.core.waitlist import Shape, Waiting
 
 EXPLAINED_MAX = 1000  # how many of the queue are explained without being asked for
 
@@ -53,7 +53,7 @@ def _holders(state: State) -> dict[Device, list[str]]:
 
 
 def _explain(state: State, waiting: Waiting, number: int, holders: dict[Device, list[str]]) -> Explanation:
-    shape = shape_of(waiting.request)
+    shape = waiting.shape
     able = state.candidates(shape)
     if not able:
         return Explanation(number, "no_room", [], "no device is known yet")

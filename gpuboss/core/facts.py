@@ -59,7 +59,7 @@ def lose_session(turn: Turn, event: SessionLost) -> None:
     """A process is dead: its requests and leases end, and it stays lost."""
     state = turn.state
     member = session_member(event.service, event.session)
-    state.lost_sessions[member] = state.now_ms
+    state.lost_sessions.add(member, None, state.now_ms)
     for lease_id in list(state.sessions.get(member, ())):
         waiting = state.waitlist.by_id.get(lease_id)
         if waiting is not None:

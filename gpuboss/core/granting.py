@@ -15,12 +15,14 @@ from gpuboss.core.placement import nearest, place
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Shape, Waiting
-from gpuboss.events import LeaseGranted
+from gpuboss.events import LeaseGranted, LeaseRequested
 
 
 def grant_pass(turn: Turn) -> None:
     """Grant everything that has a place, first shapes first; afterwards nobody who waits has one."""
     state = turn.state
+    if not state.waitlist.by_id:
+        return
     queue = _firsts(state)
     blocked: set[Device] = set()
     while queue and len(blocked) < len(state.ledger.devices):
@@ -40,6 +42,18 @@ def grant_pass(turn: Turn) -> None:
             heapq.heappop(queue)
         else:
             heapq.heapreplace(queue, (following.key, following.arrival, shape))
+
+
+def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape) -> bool:
+    """Grant a new request that finds nobody waiting, if it has a place: what the pass would do, without the queue."""
+    state = turn.state
+    if state.waitlist.by_id:
+        return False
+    devices = place(shape, state.candidates(shape))
+    if devices is None:
+        return False
+    _open_lease(turn, request, state.arrivals, state.now_ms, devices)
+    return True
 
 
 def kept_free(state: State, before: Waiting) -> dict[Device, Waiting]:
@@ -74,34 +88,38 @@ def _without(able: list[Device], blocked: set[Device]) -> list[Device]:
 def _target(waiting: Waiting, shape: Shape, able: list[Device], blocked: set[Device]) -> list[Device] | None:
     """What is kept free for a request that does not fit. It stays: a target that moved could be moved for ever."""
     target = waiting.target
-    if target is not None and all(device in able and device.observed.healthy for device in target):
+    if target is not None and all(device in able and device.healthy for device in target):
         return target
     return nearest(shape, _without(able, blocked))
 
 
 def _grant(turn: Turn, waiting: Waiting, devices: list[Device]) -> None:
+    turn.state.waitlist.remove(waiting)
+    _open_lease(turn, waiting.request, waiting.arrival, waiting.requested_at_ms, devices)
+
+
+def _open_lease(turn: Turn, request: LeaseRequested, arrival: int, requested_at_ms: int, devices: list[Device]) -> None:
     state = turn.state
-    request = waiting.request
     now_ms = state.now_ms
     expires_at_ms = None if request.ttl_ms is None else now_ms + request.ttl_ms
     state.fence += 1
+    first = devices[0].observed
     granted = LeaseGranted(
         cause=turn.cause,
         session=request.session,
         lease_id=request.lease_id,
         service=request.service,
-        node=devices[0].observed.node,
-        device=devices[0].observed.device,
+        node=first.node,
+        device=first.device,
         devices=tuple([device.observed.device for device in devices]),
         uuids=tuple([device.observed.uuid for device in devices]),
         vram_mib=request.vram_mib,
         granted_at_ms=now_ms,
         expires_at_ms=expires_at_ms,
-        waited_ms=now_ms - waiting.requested_at_ms,
+        waited_ms=now_ms - requested_at_ms,
         fence=state.fence,
     )
-    state.waitlist.remove(waiting)
-    state.ledger.open(Lease(request, waiting.arrival, granted, devices, "held", expires_at_ms, expiry_set_ms=now_ms))
+    state.ledger.open(Lease(request, arrival, granted, devices, "held", expires_at_ms, now_ms))
     if expires_at_ms is not None:
         state.timers.set(expires_at_ms, TimerKind.LEASE_EXPIRY, request.lease_id)
     turn.lease_ids.append(request.lease_id)

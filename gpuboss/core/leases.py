@@ -135,7 +135,7 @@ def _end(turn: Turn, lease: Lease, reason: EndReason, *, clean: bool) -> None:
         freed=freed,
     )
     state.leave_session(request)
-    state.history.add(Past(request, lease.granted, ended, state.now_ms))
+    state.history.add(request.lease_id, Past(request, lease.granted, ended), state.now_ms)
     turn.tell(ended, _address(lease))
     if freed:
         _free(turn, lease)
@@ -211,7 +211,9 @@ def _held(turn: Turn, event: FromService, happening: Happening) -> Lease | None:
 def _known(turn: Turn, lease_id: str) -> LeaseRequested | None:
     """The request behind a lease_id, whether it waits, holds or is over."""
     state = turn.state
-    known = state.waitlist.by_id.get(lease_id) or state.ledger.leases.get(lease_id) or state.history.by_id.get(lease_id)
+    known = (
+        state.waitlist.by_id.get(lease_id) or state.ledger.leases.get(lease_id) or state.history.by_name.get(lease_id)
+    )
     return None if known is None else known.request
 
 

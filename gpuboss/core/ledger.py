@@ -21,7 +21,17 @@ def device_key(node: str, device: str) -> str:
 class Device:
     """One GPU as the log last described it, and what is charged on it, in MiB."""
 
-    __slots__ = ("charged_mib", "exclusive", "free_mib", "index", "leases", "observed", "reclaiming_mib")
+    __slots__ = (
+        "charged_mib",
+        "exclusive",
+        "free_mib",
+        "healthy",
+        "index",
+        "key",
+        "leases",
+        "observed",
+        "reclaiming_mib",
+    )
 
     def __init__(self, observed: DeviceObserved) -> None:
         self.leases = 0
@@ -33,13 +43,10 @@ class Device:
     def observe(self, observed: DeviceObserved) -> None:
         """Take over what a new observation says; the leases on the device stay."""
         self.observed = observed
+        self.key = device_key(observed.node, observed.device)
+        self.healthy = observed.healthy
         self.index = int(observed.device.partition(":")[2])
         self.free_mib = self.capacity_mib - observed.foreign_mib - self.charged_mib
-
-    @property
-    def key(self) -> str:
-        """`<node>/cuda:<n>`."""
-        return device_key(self.observed.node, self.observed.device)
 
     @property
     def capacity_mib(self) -> int:

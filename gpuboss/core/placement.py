@@ -54,7 +54,7 @@ def why_impossible(ledger: Ledger, shape: Shape) -> str:
 
 def has_room(shape: Shape, device: Device) -> bool:
     """Whether one part of the request fits on the device now."""
-    if device.free_mib < shape.vram_mib or device.exclusive or not device.observed.healthy:
+    if device.free_mib < shape.vram_mib or device.exclusive or not device.healthy:
         return False
     return not (shape.exclusive and device.leases)
 
@@ -62,18 +62,20 @@ def has_room(shape: Shape, device: Device) -> bool:
 def place(shape: Shape, allowed: Iterable[Device]) -> list[Device] | None:
     """The devices that a request of this shape gets out of `allowed` (candidates in their order), or None."""
     fitting = [device for device in allowed if has_room(shape, device)]
-    if shape.gpus > 1:
-        nodes = [group for group in _by_node(fitting) if len(group) >= shape.gpus]
-        if not nodes:
-            return None
-        fitting = min(nodes, key=len)  # the first of the shortest: nodes come in their order
-    elif not fitting:
-        return None
-    # sorted and min keep the order of the devices among equals
     if shape.gpus == 1:
-        return [min(fitting, key=lambda device: (device.free_mib, device.leases == 0))]
-    fitting.sort(key=lambda device: (device.free_mib, device.leases == 0))
-    return sorted(fitting[: shape.gpus], key=attrgetter("index"))
+        if len(fitting) > 1:
+            return [min(fitting, key=_left_over)]
+        return fitting or None
+    nodes = [group for group in _by_node(fitting) if len(group) >= shape.gpus]
+    if not nodes:
+        return None
+    fitting = min(nodes, key=len)  # sorted and min keep the order among equals: nodes and devices come in theirs
+    return sorted(sorted(fitting, key=_left_over)[: shape.gpus], key=attrgetter("index"))
+
+
+def _left_over(device: Device) -> tuple[int, bool]:
+    """What is the least is best: the free VRAM (the request takes the same of each), then not being empty."""
+    return device.free_mib, device.leases == 0
 
 
 def nearest(shape: Shape, allowed: Iterable[Device]) -> list[Device] | None:
@@ -91,7 +93,7 @@ def nearest(shape: Shape, allowed: Iterable[Device]) -> list[Device] | None:
 
 def _lack_mib(shape: Shape, device: Device) -> int:
     """How much must come back on the device before the request fits; a device that is out of order comes last."""
-    if not device.observed.healthy:
+    if not device.healthy:
         return device.capacity_mib + shape.vram_mib
     if shape.exclusive or device.exclusive:
         return device.charged_mib

@@ -7,13 +7,14 @@ from typing import Literal
 from msgspec.structs import replace
 
 from gpuboss.core.addresses import reply_address, session_member
+from gpuboss.core.granting import grant_at_once
 from gpuboss.core.history import Past
 from gpuboss.core.placement import why_impossible
 from gpuboss.core.policy import queue_key
 from gpuboss.core.refusals import reject
 from gpuboss.core.state import Turn
 from gpuboss.core.timers import TimerKind
-from gpuboss.core.waitlist import Waiting, shape_of
+from gpuboss.core.waitlist import Shape, Waiting, shape_of
 from gpuboss.events import LeaseDenied, LeaseRequested
 
 DenialReason = Literal["impossible", "timeout", "cancelled", "quota", "session_lost"]
@@ -23,10 +24,10 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
     """A request: queue it, say again what it was told, or deny what cannot be."""
     state = turn.state
     lease_id = request.lease_id
-    if lease_id in state.waitlist.by_id or lease_id in state.ledger.leases or lease_id in state.history.by_id:
+    if lease_id in state.waitlist.by_id or lease_id in state.ledger.leases or lease_id in state.history.by_name:
         _ask_again(turn, request)
         return
-    if request.session is not None and session_member(request.service, request.session) in state.lost_sessions:
+    if request.session is not None and session_member(request.service, request.session) in state.lost_sessions.by_name:
         deny(
             turn,
             request,
@@ -40,14 +41,20 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
         deny(turn, request, "impossible", why_impossible(state.ledger, shape))
         return
     state.arrivals += 1
+    state.join_session(request)
+    if not grant_at_once(turn, request, shape):
+        _wait(turn, request, shape)
+
+
+def _wait(turn: Turn, request: LeaseRequested, shape: Shape) -> None:
+    state = turn.state
     now_ms = state.now_ms
     wait_until_ms = None if request.wait_ms is None else now_ms + request.wait_ms
     key = queue_key(state.policy, request.priority, now_ms)
-    waiting = Waiting(request, key, state.arrivals, now_ms, wait_until_ms)
-    state.join_session(request)
+    waiting = Waiting(request, shape, key, state.arrivals, now_ms, wait_until_ms)
     if wait_until_ms is not None:
-        state.timers.set(wait_until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
-    turn.lease_ids.append(lease_id)
+        state.timers.set(wait_until_ms, TimerKind.WAIT_TIMEOUT, request.lease_id)
+    turn.lease_ids.append(request.lease_id)
     # Behind another of its shape it has no place that the other would not have taken.
     if state.waitlist.add(waiting):
         turn.look = True
@@ -73,7 +80,7 @@ def deny(turn: Turn, request: LeaseRequested, reason: DenialReason, detail: str)
         reason=reason,
         detail=detail,
     )
-    turn.state.history.add(Past(request, None, denied, turn.state.now_ms))
+    turn.state.history.add(request.lease_id, Past(request, None, denied), turn.state.now_ms)
     turn.tell(denied, reply_address(request.service, request.instance))
 
 
@@ -91,7 +98,7 @@ def _ask_again(turn: Turn, request: LeaseRequested) -> None:
     state = turn.state
     lease_id = request.lease_id
     waiting = state.waitlist.by_id.get(lease_id)
-    past = state.history.by_id.get(lease_id)
+    past = state.history.by_name.get(lease_id)
     lease = state.ledger.leases.get(lease_id)
     if waiting is not None:
         known = waiting.request

@@ -15,7 +15,7 @@ from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.lifecycle import State as LeaseState
 from gpuboss.core.state import State
 from gpuboss.core.timers import TimerKind
-from gpuboss.core.waitlist import Waiting
+from gpuboss.core.waitlist import Waiting, shape_of
 from gpuboss.events import DeviceObserved, LeaseDenied, LeaseEnded, LeaseGranted, LeaseRequested, PolicySet
 
 
@@ -86,8 +86,8 @@ def dump(state: State) -> bytes:
         devices=[device.observed for device in state.ledger.ordered_devices()],
         leases=[_dump_lease(lease) for lease in state.ledger.leases.values()],
         waiting=[_dump_waiting(waiting) for waiting in state.waitlist.by_id.values()],
-        history=[_dump_past(past) for past in state.history.by_id.values()],
-        lost_sessions=list(state.lost_sessions.items()),
+        history=[_dump_past(past, at_ms) for at_ms, _, past in state.history.items()],
+        lost_sessions=[(member, at_ms) for at_ms, member, _ in state.lost_sessions.items()],
     )
     return msgspec.json.encode(snapshot)
 
@@ -116,8 +116,9 @@ def load(dumped: bytes) -> State:
     for past in snapshot.history:
         ended = past.ended if past.ended is not None else past.denied
         assert ended is not None
-        state.history.add(Past(past.request, past.granted, ended, past.at_ms))
-    state.lost_sessions = dict(snapshot.lost_sessions)
+        state.history.add(past.request.lease_id, Past(past.request, past.granted, ended), past.at_ms)
+    for member, at_ms in snapshot.lost_sessions:
+        state.lost_sessions.add(member, None, at_ms)
     _rebuild_sessions(state)
     return state
 
@@ -150,14 +151,14 @@ def _dump_waiting(waiting: Waiting) -> _Waiting:
     )
 
 
-def _dump_past(past: Past) -> _Past:
+def _dump_past(past: Past, at_ms: int) -> _Past:
     ended = past.ended
     return _Past(
         request=past.request,
         granted=past.granted,
         ended=ended if isinstance(ended, LeaseEnded) else None,
         denied=ended if isinstance(ended, LeaseDenied) else None,
-        at_ms=past.at_ms,
+        at_ms=at_ms,
     )
 
 
@@ -186,6 +187,7 @@ def _load_lease(state: State, dumped: _Lease) -> None:
 def _load_waiting(state: State, dumped: _Waiting) -> None:
     waiting = Waiting(
         request=dumped.request,
+        shape=shape_of(dumped.request),
         key=dumped.key,
         arrival=dumped.arrival,
         requested_at_ms=dumped.requested_at_ms,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gpuboss.core import placement
 from gpuboss.core.addresses import session_member
-from gpuboss.core.history import REMEMBERED_MS, History
+from gpuboss.core.history import Memory, Past
 from gpuboss.core.ledger import Device, Ledger
 from gpuboss.core.policy import DEFAULT_POLICY
 from gpuboss.core.timers import Timer, TimerKind, Timers
@@ -32,9 +32,9 @@ class State:
         self.ledger = Ledger()
         self.waitlist = Waitlist()
         self.timers = Timers()
-        self.history = History()
+        self.history: Memory[Past] = Memory()  # by lease_id
         self.sessions: dict[str, dict[str, None]] = {}  # member -> its lease_ids, in their order
-        self.lost_sessions: dict[str, int] = {}  # member -> when it was lost
+        self.lost_sessions: Memory[None] = Memory()  # by member
         self._candidates: dict[Shape, list[Device]] = {}
         self._candidates_version = 0
 
@@ -69,11 +69,7 @@ class State:
             return
         self.now_ms = now_ms
         self.history.forget_before(now_ms)
-        while self.lost_sessions:
-            oldest = next(iter(self.lost_sessions))
-            if self.lost_sessions[oldest] + REMEMBERED_MS > now_ms:
-                break
-            del self.lost_sessions[oldest]
+        self.lost_sessions.forget_before(now_ms)
 
     def next_timer(self) -> Timer | None:
         """The earliest deadline that still holds."""

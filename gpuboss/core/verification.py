@@ -38,69 +38,108 @@ class Divergence(Struct, frozen=True):
 class Verifier:
     """Folds a log and collects where it diverges. Feed it the entries in order, then call `finish`."""
 
-    def __init__(self, state: State, forged: Callable[[], frozenset[str]]) -> None:
+    def __init__(self, state: State, forged: Callable[[], frozenset[str]], cursor: str | None = None) -> None:
         """`state`: what the log meant before the first entry fed. `forged`: gives the ids that the log itself
-        rejects as forged; called once, and only if something carries a number that the scheduler would not give."""
+        rejects as forged; called once, and only if something carries a number that the scheduler would not give.
+        `cursor`: the last entry that the scheduler has decided, where that is known."""
         self.state = state
-        self.events = 0
+        self.events = 0  # all entries fed, recorded decisions among them
         self.decisions = 0
         self.divergences: list[Divergence] = []
         self._forged = functools.cache(forged)
+        self._cursor = None if cursor is None else parse_id(cursor)
         self._derived: dict[str, deque[Decision]] = {}  # by cause, in log order: not yet found in the log
+        self._last_id = parse_id(state.last_id)
         self._decided_through = (0, 0)  # the last cause of which a decision was found
+        self._resume_at: int | None = None  # the number that goes on from before an entry that was out of step
 
     def feed(self, entry_id: str, fields: Sequence[bytes]) -> None:
         """Take the next entry of the log."""
-        type_name = read_type(fields)
-        if type_name is not None and is_stamped(type_name):
-            data = read_data(fields)
-            stamp = read_stamp(data)
-            recorded = _read_decision(type_name, data) if is_decision(type_name) else None
-            genuine = follows(self.state, type_name, stamp) or self._out_of_step(entry_id, stamp, recorded, fields)
-            if genuine and is_decision(type_name):
-                self.decisions += 1
-                take_stamp(self.state, entry_id, stamp)
-                self._pair(entry_id, recorded, fields)
-                return
         self.events += 1
-        turn = step(self.state, entry_id, fields)
-        if turn.told:
-            derived = deque([told.decision for told in turn.told if told.is_new])
+        at = parse_id(entry_id)
+        if at <= self._last_id:
+            self._diverge(entry_id, "it is repeated, or stands behind a later entry", _raw(fields), None)
+            return
+        self._last_id = at
+        type_name = read_type(fields)
+        if type_name is None or not is_stamped(type_name):
+            self._apply(entry_id, fields)
+            return
+        data = read_data(fields)
+        stamp = read_stamp(data)
+        recorded = _read_decision(type_name, data) if is_decision(type_name) else None
+        counted: Stamp | None = stamp
+        if follows(self.state, type_name, stamp):
+            self._resume_at = None
+        else:
+            counted = self._count_out_of_step(entry_id, type_name, stamp, recorded, fields)
+        if counted is None or not is_decision(type_name):
+            self._apply(entry_id, fields)
+            return
+        self.decisions += 1
+        take_stamp(self.state, entry_id, counted)
+        self._pair(entry_id, recorded, fields)
+
+    def finish(self, *, cut: bool = False) -> int:
+        """Name the decisions that are missing. `cut`: the log goes on behind the last entry fed.
+
+        An input counts as decided if the cursor says so, or if the log holds a decision of a later one. Returns
+        how many inputs at the end have not all their decisions yet, which is no divergence.
+        """
+        undecided = 0
+        for cause, derived in self._derived.items():
+            at = parse_id(cause)
+            if at < self._decided_through or (not cut and self._cursor is not None and at <= self._cursor):
+                for decision in derived:
+                    self._diverge(cause, "a decision that follows from it is missing in the log", None, decision)
+            else:
+                undecided += 1
+        return undecided
+
+    def _apply(self, entry_id: str, fields: Sequence[bytes]) -> None:
+        told = step(self.state, entry_id, fields).told
+        if told:
+            derived = deque([each.decision for each in told if each.is_new])
             if derived:
                 self._derived[entry_id] = derived
 
-    def finish(self, decided_through: str | None = None) -> int:
-        """Name the decisions that are missing. `decided_through`: the scheduler's cursor, where it is known;
-        otherwise an input counts as decided if the log holds a decision of it or of a later one.
-
-        Returns how many inputs at the end have no decisions yet, which is no divergence.
-        """
-        last = self._decided_through if decided_through is None else parse_id(decided_through)
-        undecided = 0
-        for cause, derived in self._derived.items():
-            if parse_id(cause) > last:
-                undecided += 1
-                continue
-            for decision in derived:
-                self._diverge(cause, "a decision that follows from it is missing in the log", None, decision)
-        return undecided
-
-    def _out_of_step(self, entry_id: str, stamp: Stamp, recorded: Decision | None, fields: Sequence[bytes]) -> bool:
-        """An entry with a number that is not the next: whether the scheduler wrote it all the same, so that the
-        log was tampered with, and not the entry forged."""
+    def _count_out_of_step(
+        self, entry_id: str, type_name: bytes, stamp: Stamp, recorded: Decision | None, fields: Sequence[bytes]
+    ) -> Stamp | None:
+        """An entry with a number that is not the next: what to count it as if the scheduler wrote it all the same,
+        so that the log was tampered with; None if it is forged, or if nobody has looked at it yet."""
         state = self.state
-        expected = f"expected {state.epoch}/{state.seq + 1}, found {stamp.epoch}/{stamp.seq}"
         if entry_id in self._forged():
-            return False
-        if stamp.epoch >= state.epoch and stamp.seq > state.seq + 1:
-            self._diverge(entry_id, f"entries of the scheduler are missing before it: {expected}", _raw(fields), None)
-            # Count on from here, so that one lost entry is one divergence, and not all that follow.
-            state.seq = stamp.seq - 1
-            return True
-        if recorded is not None and recorded.cause in self._derived:
-            self._diverge(entry_id, f"it stands in the wrong place: {expected}", _raw(fields), None)
-            return True
-        return False
+            return None
+        expected = state.seq + 1
+        problem = f"expected {state.epoch}/{expected} of its epoch and seq, found {stamp.epoch}/{stamp.seq}"
+        is_answer = recorded is not None and recorded.cause in self._derived
+        goes_on = stamp.epoch > state.epoch or (stamp.epoch == state.epoch and type_name != b"SchedulerElected")
+        if goes_on and stamp.seq == self._resume_at:
+            self._align(stamp, type_name)
+            return stamp
+        if goes_on and stamp.seq > expected and (is_answer or not self._is_undecided(entry_id)):
+            self._diverge(entry_id, f"entries of the scheduler are missing before it: {problem}", _raw(fields), None)
+            # Count on from here, so that one lost entry is one divergence; or from before, if only this one is odd.
+            self._align(stamp, type_name)
+            return stamp
+        if is_answer:
+            self._diverge(
+                entry_id, f"it stands in the wrong place, or its number was changed: {problem}", _raw(fields), None
+            )
+            self._resume_at = expected + 1
+            return Stamp(state.epoch, expected if stamp.seq == expected else state.seq)
+        return None
+
+    def _align(self, stamp: Stamp, type_name: bytes) -> None:
+        """Have the state expect this very stamp."""
+        self._resume_at = None if stamp.seq == self._resume_at else self.state.seq + 2
+        self.state.seq = stamp.seq - 1
+        if type_name != b"SchedulerElected":
+            self.state.epoch = stamp.epoch
+
+    def _is_undecided(self, entry_id: str) -> bool:
+        return self._cursor is not None and parse_id(entry_id) > self._cursor
 
     def _pair(self, entry_id: str, recorded: Decision | None, fields: Sequence[bytes]) -> None:
         if recorded is None:
@@ -111,11 +150,17 @@ class Verifier:
         if derived is None:
             self._diverge(entry_id, f"nothing more was to be decided for {cause}", recorded, None)
             return
+        if not _agree(recorded, derived[0]) and any(_agree(recorded, each) for each in derived):
+            while not _agree(recorded, derived[0]):
+                self._diverge(entry_id, "a decision that comes before it is missing", None, derived.popleft())
         expected = derived.popleft()
         if not derived:
             del self._derived[cause]
-        self._decided_through = max(self._decided_through, parse_id(cause))
-        if recorded != expected and not _differ_for_people_only(recorded, expected):
+        at = parse_id(cause)
+        if at < self._decided_through:
+            self._diverge(entry_id, "it stands behind a decision of a later entry", recorded, expected)
+        self._decided_through = max(self._decided_through, at)
+        if not _agree(recorded, expected):
             self._diverge(entry_id, "another decision was derived", recorded, expected)
 
     def _diverge(
@@ -135,7 +180,10 @@ def parse_id(entry_id: str) -> tuple[int, int]:
     return int(ms), int(number or 0)
 
 
-def _differ_for_people_only(recorded: Decision, derived: Decision) -> bool:
+def _agree(recorded: Decision, derived: Decision) -> bool:
+    """Whether they say the same; the detail of a rejection is for people, and does not count."""
+    if recorded == derived:
+        return True
     if not isinstance(recorded, EventRejected) or not isinstance(derived, EventRejected):
         return False
     return replace(recorded, detail="") == replace(derived, detail="")

@@ -35,6 +35,7 @@ class Waiting:
     """One waiting request. `key` and then `arrival`, its number in the log, place it in the queue."""
 
     request: LeaseRequested
+    shape: Shape
     key: int
     arrival: int
     requested_at_ms: int
@@ -52,7 +53,9 @@ class Waitlist:
 
     def add(self, waiting: Waiting) -> bool:
         """Queue a request. True if it is now the first of its shape, so that a place for it must be looked for."""
-        heap = self._heaps.setdefault(shape_of(waiting.request), [])
+        heap = self._heaps.get(waiting.shape)
+        if heap is None:
+            heap = self._heaps[waiting.shape] = []
         heapq.heappush(heap, (waiting.key, waiting.arrival, waiting))
         self.by_id[waiting.request.lease_id] = waiting
         return self._first(heap) is waiting
@@ -61,9 +64,8 @@ class Waitlist:
         """Take a request out: it was granted, or it is over."""
         waiting.gone = True
         del self.by_id[waiting.request.lease_id]
-        shape = shape_of(waiting.request)
-        if self._first(self._heaps[shape]) is None:
-            del self._heaps[shape]
+        if self._first(self._heaps[waiting.shape]) is None:
+            del self._heaps[waiting.shape]
 
     def first(self, shape: Shape) -> Waiting | None:
         """The first waiting request of a shape."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import secrets
@@ -74,6 +75,8 @@ def serve(
 
 def run(config: Config, wait_ms: int) -> None:
     """Serve with these settings. Raises `GPUBossError`."""
+    # The state holds no cycles; looking for them in hundreds of thousands of leases would stop the loop for long.
+    gc.set_threshold(100_000, 50, 1000)
     stop = _StopFlag()
     node = config.scheduler.node or _host_name()
     devices = observe(config.scheduler, node)

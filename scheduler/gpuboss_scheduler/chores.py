@@ -128,7 +128,7 @@ class Chores:
         """Keep a snapshot now and then: rarely enough that writing it stays a small part of the work."""
         self._since_snapshot += entries
         state = self._state
-        held = len(state.history.by_id) + len(state.waitlist.by_id) + len(state.ledger.leases)
+        held = len(state.history.by_name) + len(state.waitlist.by_id) + len(state.ledger.leases)
         if self._since_snapshot >= max(self._snapshot_every, 2 * held):
             self.write_snapshot()
 

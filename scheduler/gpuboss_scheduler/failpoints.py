@@ -11,6 +11,7 @@ NAMES = (
     "facts-appended",  # devices, policy and lost sessions stand in the log
     "batch-read",  # entries were read
     "batch-decided",  # decisions exist in memory alone
+    "commit-built",  # they are written out, nothing is sent
     "commit-sent",  # the commit is on its way, its answer unread
     "committed",  # the commit's answer is read
     "tick-appended",  # a tick stands in the log, undecided

@@ -10,13 +10,11 @@ from gpuboss.events import ClockJumped
 from gpuboss.log import Entry, LogReader
 from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import LogClock
-from gpuboss_scheduler.commit import Batch, commit_script, read_answer
+from gpuboss_scheduler.commit import Batch, Shown, commit_script, read_answer
 from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.reign import Reign
 from gpuboss_scheduler.scripts import check
 from gpuboss_scheduler.wire import Wire
-
-REPLIES_MAX = 10_000
 
 
 class Leader:
@@ -31,6 +29,7 @@ class Leader:
         self._read_through = state.last_id
         self._clock = clock
         self._chores = chores
+        self._shown = Shown(state)
 
     def catch_up(self, through: str) -> None:
         """Decide the tail that the last leader left, and what this one has found, through `through`, in one commit:
@@ -61,10 +60,11 @@ class Leader:
 
     def _commit(self, batch: Batch) -> None:
         reign = self._reign
-        keys, arguments = batch.arguments(self._keys, self._state, reign.epoch, reign.seq, self._cursor, REPLIES_MAX)
-        self._wire.send_script(commit_script, keys, arguments)
-        failpoint("commit-sent")
-        done = read_answer(check(self._wire.script_answer(commit_script, keys, arguments)))
+        keys, arguments = batch.arguments(
+            self._keys, self._state, self._shown, epoch=reign.epoch, seq=reign.seq, cursor=self._cursor
+        )
+        failpoint("commit-built")
+        done = read_answer(check(self._wire.call(commit_script, keys, arguments)))
         failpoint("committed")
         reign.seq += batch.decisions
         self._cursor = done.cursor
@@ -72,6 +72,8 @@ class Leader:
             # Our own decisions stand right behind what was read: they need not be read back.
             self._state.seq = reign.seq
             self._state.last_id = self._read_through = done.cursor
+        # Before anything else: whoever was just answered may ask again at once.
+        self._wire.ask(self._keys.events, self._read_through)
         self._chores.rows_were_missing(done.missing)
 
     def _look_at_clock(self, entries: list[Entry]) -> None:

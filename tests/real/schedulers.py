@@ -11,40 +11,53 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import IO
 
 TWO_CARDS = "cuda:0=24576,cuda:1=24576"
 DEADLINE_S = 20.0
 
 
 class SchedulerProcess:
-    """`gpuboss-scheduler` as a child. Options are its long options, `session_ttl="2s"` being `--session-ttl 2s`."""
+    """`gpuboss-scheduler` as a child. Options are its long options, `session_ttl="2s"` being `--session-ttl 2s`.
+
+    True stands for an option without a value; None leaves one out. What it says on stderr is in `lines`, what it
+    prints on stdout in `printed`.
+    """
 
     def __init__(
         self,
-        url: str,
+        url: str | None,
         *,
-        devices: str = TWO_CARDS,
-        node: str = "node-a",
-        http: str = "off",
+        devices: str | None = TWO_CARDS,
+        node: str | None = "node-a",
+        http: str | None = "off",
         environ: Mapping[str, str] | None = None,
-        **options: str,
+        **options: str | bool | None,
     ) -> None:
         chosen = {"redis_url": url, "devices": devices, "node": node, "http": http, **options}
         self.command = [sys.executable, "-m", "gpuboss_scheduler"]
         for name, value in chosen.items():
-            self.command += [f"--{name.replace('_', '-')}", value]
+            if value is not None:
+                self.command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
         self.environ = {**os.environ, **(environ or {})}
         self.process: subprocess.Popen[str] | None = None
         self.lines: list[str] = []
+        self.printed: list[str] = []
         self._heard = threading.Condition()
+        self._listeners: list[threading.Thread] = []
 
     def start(self) -> SchedulerProcess:
         """Start it; `wait_for` tells when it says something."""
-        self.lines = []
-        self.process = subprocess.Popen(
-            self.command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=self.environ
+        self.lines, self.printed = [], []
+        self.process = process = subprocess.Popen(
+            self.command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environ
         )
-        threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
+        self._listeners = [
+            threading.Thread(target=self._listen, args=(stream, lines), daemon=True)
+            for stream, lines in ((process.stderr, self.lines), (process.stdout, self.printed))
+        ]
+        for listener in self._listeners:
+            listener.start()
         return self
 
     def wait_leading(self) -> int:
@@ -54,18 +67,18 @@ class SchedulerProcess:
         return int(found[1])
 
     def wait_for(self, text: str, deadline_s: float = DEADLINE_S) -> str:
-        """Wait for a line on stderr that holds `text`, and return it."""
+        """Wait for a line on stderr or stdout that holds `text`, and return it."""
         process = self._running()
         until_s = time.monotonic() + deadline_s
         with self._heard:
             while True:
-                for line in self.lines:
+                ended = process.poll() is not None and not any(each.is_alive() for each in self._listeners)
+                for line in [*self.lines, *self.printed]:
                     if text in line:
                         return line
-                left_s = until_s - time.monotonic()
-                if left_s <= 0 or (process.poll() is not None and not self._heard.wait(0.5)):
+                if ended or time.monotonic() > until_s:
                     raise AssertionError(f"no {text!r} (exit code {process.poll()}) in:\n{self.stderr}")
-                self._heard.wait(min(left_s, 0.2))
+                self._heard.wait(0.05)
 
     @property
     def stderr(self) -> str:
@@ -89,8 +102,11 @@ class SchedulerProcess:
             process.send_signal(number)
 
     def wait(self, deadline_s: float = DEADLINE_S) -> int:
-        """Wait for its end; returns the exit code."""
-        return self._running().wait(deadline_s)
+        """Wait for its end, and for all that it said; returns the exit code."""
+        code = self._running().wait(deadline_s)
+        for listener in self._listeners:
+            listener.join(deadline_s)
+        return code
 
     def __enter__(self) -> SchedulerProcess:
         return self.start()
@@ -106,12 +122,12 @@ class SchedulerProcess:
         assert self.process is not None, "not started"
         return self.process
 
-    def _listen(self, process: subprocess.Popen[str]) -> None:
-        assert process.stderr is not None
-        with process.stderr as stream:
+    def _listen(self, stream: IO[str] | None, lines: list[str]) -> None:
+        assert stream is not None
+        with stream:
             for line in stream:
                 with self._heard:
-                    self.lines.append(line.rstrip("\n"))
+                    lines.append(line.rstrip("\n"))
                     self._heard.notify_all()
 
 
@@ -120,4 +136,4 @@ def eventually(condition: Callable[[], object], what: str, deadline_s: float = D
     until_s = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < until_s, f"waited {deadline_s} s for {what}"
-        time.sleep(0.01)
+        time.sleep(0.005)

@@ -1,0 +1,281 @@
+"""What GPUBoss costs, each figure beside its floor: an echo process that only copies entries between two streams.
+
+The floor has raw sockets and hiredis on both sides, no log, no ledger and no promise: nothing that answers through
+Redis Streams can be faster. Both sides run in one go, on the same server (AOF, synced each second, unix socket).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hiredis
+import msgspec
+
+from gpuboss import GPUBoss
+from gpuboss.connection import connect
+from gpuboss.core.state import State
+from gpuboss.core.verification import Verifier
+from gpuboss.keys import Keys
+from gpuboss.log import LogReader
+from gpuboss_scheduler.embedded import start_embedded
+
+KEYS = Keys()
+IN, OUT = b"bench:in", b"bench:out"
+SERVICE = "bench"
+OUTSTANDING = 512
+DEVICE = "cuda:0=16777216"  # so large that nothing has to be given back while grants are counted
+TARGETS = {"p50": 2.0, "grants": 0.35, "acquire": 5.0, "replay": 0.25}
+
+
+class Raw:
+    """A bare connection: what a round trip costs at least."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._reader = hiredis.Reader()
+
+    def send(self, *commands: tuple[bytes | int, ...]) -> None:
+        """Several commands in one write."""
+        self._socket.sendall(b"".join(hiredis.pack_command(command) for command in commands))
+
+    def read(self) -> Any:
+        """The next answer."""
+        while (answer := self._reader.gets()) is False:
+            self._reader.feed(self._socket.recv(262_144))
+        return answer
+
+
+def echo(path: str) -> None:
+    """The floor's other side: copies what comes in to what goes out, for ever."""
+    raw, last = Raw(path), b"0-0"
+    while True:
+        raw.send((b"XREAD", b"BLOCK", 1000, b"COUNT", 1000, b"STREAMS", IN, last))
+        answer = raw.read()
+        if answer:
+            entries = answer[0][1]
+            raw.send(*[(b"XADD", OUT, b"*", *fields) for _, fields in entries])
+            for _ in entries:
+                raw.read()
+            last = entries[-1][0]
+
+
+def request(number: int) -> bytes:
+    """The data of a request."""
+    return b'{"lease_id":"bench%08d","service":"%s","vram_mib":1}' % (number, SERVICE.encode())
+
+
+def one_outstanding(path: str, stream: bytes, answers: bytes, rounds: int) -> list[float]:
+    """The round trips of `rounds` requests, one after the other (us)."""
+    raw, last, took = Raw(path), b"0-0", []
+    for number in range(rounds):
+        started = time.perf_counter()
+        raw.send(
+            (b"XADD", stream, b"*", b"type", b"LeaseRequested", b"data", request(number)),
+            (b"XREAD", b"BLOCK", 5000, b"STREAMS", answers, last),
+        )
+        raw.read()
+        last = raw.read()[0][1][-1][0]
+        took.append((time.perf_counter() - started) * 1e6)
+    return took[rounds // 10 :]
+
+
+def many_outstanding(path: str, stream: bytes, answers: bytes, rounds: int) -> float:
+    """Answers per second with `OUTSTANDING` requests under way."""
+    raw, last, sent, answered = Raw(path), b"0-0", 0, 0
+    started = time.perf_counter()
+    while answered < rounds:
+        due = min(OUTSTANDING - (sent - answered), rounds - sent)
+        adds = [
+            (b"XADD", stream, b"*", b"type", b"LeaseRequested", b"data", request(1_000_000 + sent + more))
+            for more in range(due)
+        ]
+        raw.send(*adds, (b"XREAD", b"BLOCK", 5000, b"COUNT", 1000, b"STREAMS", answers, last))
+        for _ in range(due):
+            raw.read()
+        sent += due
+        entries = raw.read()[0][1]
+        answered += len(entries)
+        last = entries[-1][0]
+    return rounds / (time.perf_counter() - started)
+
+
+async def acquire_and_release(url: str, rounds: int) -> list[float]:
+    """The async client, one lease after the other (us)."""
+    took = []
+    async with GPUBoss(redis_url=url, service=SERVICE) as gpu_boss:
+        for _ in range(rounds):
+            started = time.perf_counter()
+            lease = await gpu_boss.acquire(vram_mib=1)
+            await gpu_boss.release(lease)
+            took.append((time.perf_counter() - started) * 1e6)
+    return took[rounds // 10 :]
+
+
+def read_and_decode(url: str) -> float:
+    """The floor of a replay: entries per second, read in pages and decoded, nothing else."""
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    client = connect(url)
+    started = time.perf_counter()
+    count = 0
+    for entry in LogReader(client, KEYS).entries():
+        decoder.decode(entry.fields[3])
+        count += 1
+    return count / (time.perf_counter() - started)
+
+
+def replay(url: str) -> float:
+    """Entries per second of a verified replay. Raises if it does not verify."""
+    client = connect(url)
+    gc.collect()
+    gc.disable()
+    started = time.perf_counter()
+    verifier = Verifier(State(), frozenset)
+    count = 0
+    for entry in LogReader(client, KEYS).entries():
+        verifier.feed(entry.id, entry.fields)
+        count += 1
+    verifier.finish()
+    took = time.perf_counter() - started
+    gc.enable()
+    assert not verifier.divergences, verifier.divergences[0]
+    return count / took
+
+
+@contextmanager
+def child(*command: str, until: str | None = None) -> Iterator[None]:
+    """A process beside this one, ready once it says `until`."""
+    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        while until is not None and until not in (said := process.stderr.readline()):
+            if not said:
+                raise SystemExit(f"bench: {' '.join(command)} ended early")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def middle_of(runs: int, measure: Callable[[], float]) -> float:
+    """The median of several runs."""
+    return statistics.median(measure() for _ in range(runs))
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """The value below which `percent` of them are."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * percent / 100))]
+
+
+class Sheet:
+    """The figures, and whether they reach what is asked of them."""
+
+    def __init__(self) -> None:
+        self.missed: list[str] = []
+        print(f"{'':38}{'GPUBoss':>12}{'floor':>12}{'ratio':>8}   to reach")
+
+    def line(self, what: str, ours: float, floor: float, target: str | None = None, unit: str = "us") -> None:
+        """One figure beside its floor."""
+        ratio = ours / floor
+        asked = ""
+        if target is not None:
+            bound = TARGETS[target]
+            at_most = target in ("p50", "acquire")
+            asked = f"{'<=' if at_most else '>='} {bound:g}"
+            if ratio > bound if at_most else ratio < bound:
+                self.missed.append(f"{what}: {ratio:.2f}, asked {asked}")
+        print(f"{what:38}{ours:>9,.0f} {unit:2}{floor:>9,.0f} {unit:2}{ratio:>8.2f}   {asked}", flush=True)
+
+
+def measure(url: str, path: str, rounds: int, cycles: int) -> Sheet:
+    """All figures, floor and ours in turn."""
+    scheduler = ["-m", "gpuboss_scheduler", "--redis-url", url, "--devices", DEVICE, "--http", "off"]
+    client = connect(url)
+    answers = KEYS.replies(SERVICE).encode()
+    floor_one, ours_one, floor_many, ours_many, ours_acquire, cycled = [], [], [], [], [], 3
+    for _ in range(cycled):
+        client.flushall()
+        with child(__file__, "--echo", path):
+            floor_one += one_outstanding(path, IN, OUT, rounds)
+            client.delete(IN, OUT)
+        client.flushall()
+        with child(__file__, "--echo", path):
+            floor_many.append(many_outstanding(path, IN, OUT, rounds * 5))
+        client.flushall()
+        with child(*scheduler, until="leading"):
+            ours_one += one_outstanding(path, KEYS.events.encode(), answers, rounds)
+            ours_acquire += asyncio.run(acquire_and_release(url, rounds))
+        client.flushall()
+        with child(*scheduler, until="leading"):
+            ours_many.append(many_outstanding(path, KEYS.events.encode(), answers, rounds * 5))
+    sheet = Sheet()
+    floor_p50 = percentile(floor_one, 50)
+    sheet.line("request -> grant, one outstanding, p50", percentile(ours_one, 50), floor_p50, "p50")
+    sheet.line("request -> grant, one outstanding, p99", percentile(ours_one, 99), percentile(floor_one, 99))
+    many, floor = statistics.median(ours_many), statistics.median(floor_many)
+    sheet.line(f"grants, {OUTSTANDING} outstanding", many, floor, "grants", "/s")
+    sheet.line("acquire + release, async client, p50", percentile(ours_acquire, 50), floor_p50, "acquire")
+    client.flushall()
+    fill(url, scheduler, cycles)
+    ours, bare = middle_of(cycled, lambda: replay(url)), middle_of(cycled, lambda: read_and_decode(url))
+    sheet.line(f"verified replay of {client.xlen(KEYS.events):,} entries", ours, bare, "replay", "/s")
+    return sheet
+
+
+def fill(url: str, scheduler: list[str], cycles: int) -> None:
+    """A log of whole lives: asked, granted, released, ended."""
+    client = connect(url)
+    with child(*scheduler, until="leading"):
+        for first in range(0, cycles, 1000):
+            pipeline = client.pipeline(transaction=False)
+            for number in range(first, min(first + 1000, cycles)):
+                lease_id = f"fill{number:08d}"
+                asked = {"lease_id": lease_id, "service": SERVICE, "vram_mib": 8192, "session": f"session{number % 7}"}
+                pipeline.xadd(KEYS.events, {"type": "LeaseRequested", "data": msgspec.json.encode(asked)})
+                given = {"lease_id": lease_id, "service": SERVICE}
+                pipeline.xadd(KEYS.events, {"type": "LeaseReleased", "data": msgspec.json.encode(given)})
+            pipeline.execute()
+        until_s = time.monotonic() + 60
+        while client.hlen(KEYS.leases) or client.xlen(KEYS.events) < 4 * cycles:
+            if time.monotonic() > until_s:
+                raise SystemExit("bench: the scheduler did not keep up with the log")
+            time.sleep(0.05)
+
+
+def main() -> int:
+    """Exit code 1 if `--check` is given and a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: seconds, and less to be trusted")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
+    parser.add_argument("--echo", metavar="SOCKET", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.echo:
+        echo(options.echo)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
+    )
+    with tempfile.TemporaryDirectory(prefix="gpuboss-bench-") as folder, start_embedded(Path(folder)) as server:
+        rounds, cycles = (500, 2_500) if options.quick else (4_000, 25_000)
+        sheet = measure(server.url, server.url.removeprefix("unix://"), rounds, cycles)
+    for missed in sheet.missed:
+        print(f"missed: {missed}", file=sys.stderr)
+    return 1 if options.check and sheet.missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
