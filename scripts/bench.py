@@ -63,6 +63,7 @@ class Raw:
 def echo(path: str) -> None:
     """The floor's other side: copies what comes in to what goes out, for ever."""
     raw, last = Raw(path), b"0-0"
+    print("ready", file=sys.stderr, flush=True)
     while True:
         raw.send((b"XREAD", b"BLOCK", 1000, b"COUNT", 1000, b"STREAMS", IN, last))
         answer = raw.read()
@@ -99,7 +100,9 @@ def many_outstanding(path: str, stream: bytes, answers: bytes, rounds: int) -> f
     raw, last, sent, answered = Raw(path), b"0-0", 0, 0
     started = time.perf_counter()
     while answered < rounds:
+        # A quarter of the window at a time: a driver that refilled after each answer would measure itself.
         due = min(OUTSTANDING - (sent - answered), rounds - sent)
+        due = 0 if due < OUTSTANDING // 4 and sent < rounds - due else due
         adds = [
             (b"XADD", stream, b"*", b"type", b"LeaseRequested", b"data", request(1_000_000 + sent + more))
             for more in range(due)
@@ -210,11 +213,11 @@ def measure(url: str, path: str, rounds: int, cycles: int) -> Sheet:
     floor_one, ours_one, floor_many, ours_many, ours_acquire, cycled = [], [], [], [], [], 3
     for _ in range(cycled):
         client.flushall()
-        with child(__file__, "--echo", path):
+        with child(__file__, "--echo", path, until="ready"):
             floor_one += one_outstanding(path, IN, OUT, rounds)
             client.delete(IN, OUT)
         client.flushall()
-        with child(__file__, "--echo", path):
+        with child(__file__, "--echo", path, until="ready"):
             floor_many.append(many_outstanding(path, IN, OUT, rounds * 5))
         client.flushall()
         with child(*scheduler, until="leading"):
@@ -266,9 +269,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.echo:
         echo(options.echo)
-    print(
-        f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
-    )
+    load = os.getloadavg()[0]
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, load {load:.1f}")
     with tempfile.TemporaryDirectory(prefix="gpuboss-bench-") as folder, start_embedded(Path(folder)) as server:
         rounds, cycles = (500, 2_500) if options.quick else (4_000, 25_000)
         sheet = measure(server.url, server.url.removeprefix("unix://"), rounds, cycles)
