@@ -52,6 +52,10 @@ def explained(url: str) -> Iterator[None]:
 
     try:
         yield
+    except redis.AuthenticationError as error:
+        raise SchedulerUnavailable(
+            f"Redis at {redact_url(url)} refuses the login ({error}); are user and password right?"
+        ) from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise SchedulerUnavailable(
             f"Redis at {redact_url(url)} does not answer ({error}); is it running, and is the URL right?"

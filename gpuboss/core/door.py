@@ -81,7 +81,7 @@ def is_stamped(type_name: bytes) -> bool:
 
 def read_stamp(data: bytes) -> Stamp:
     """The reign and number that an entry claims; zeros, which no scheduler uses, where it has none."""
-    if len(data) > STAMPED_BYTES_MAX:
+    if len(data) > STAMPED_BYTES_MAX or _is_deep(data):
         return Stamp()
     try:
         return _STAMP_DECODER.decode(data)
@@ -97,12 +97,12 @@ def read_event(fields: Sequence[bytes]) -> Event | Refusal:
     data = read_data(fields)
     if len(data) > DATA_BYTES_MAX:
         return Refusal("too_large", f"data has {len(data)} bytes; at most {DATA_BYTES_MAX} are read")
+    if _is_deep(data):
+        return Refusal("too_large", f"data is nested {_depth(data)} levels deep; at most {DEPTH_MAX} are read")
     decoder = _DECODERS.get(type_name)
     if decoder is None:
         return _refuse(data, "unknown_type", f"no event type is called {_show(type_name)}")
     try:
-        if data.count(b"[") + data.count(b"{") > DEPTH_MAX and _depth(data) > DEPTH_MAX:
-            return Refusal("too_large", f"data is nested {_depth(data)} levels deep; at most {DEPTH_MAX} are read")
         if not data.isascii():
             data.decode()  # the decoder skips unknown fields, bytes that are no UTF-8 and all
         return decoder.decode(data)
@@ -156,6 +156,12 @@ def _show(raw: bytes) -> str:
 def _field_names(fields: Sequence[bytes]) -> str:
     names = ", ".join(_show(name) for name in fields[0:16:2]) or "none"
     return names if len(fields) <= 16 else f"{names}, ... ({len(fields) // 2} fields)"
+
+
+def _is_deep(data: bytes) -> bool:
+    """Whether data nests deeper than is read. Asked before any decoder: how deep one gets depends on who calls it,
+    so two readers of one log could differ."""
+    return data.count(b"[") + data.count(b"{") > DEPTH_MAX and _depth(data) > DEPTH_MAX
 
 
 def _depth(data: bytes) -> int:

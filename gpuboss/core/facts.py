@@ -48,7 +48,11 @@ def lose_device(turn: Turn, event: DeviceLost) -> None:
         ledger.detach(lease, device)
         happen(turn, lease, "lose_device")
         if lease.state == "reclaiming" and not lease.devices:
+            turn.lease_ids.append(lease.request.lease_id)
             ledger.close(lease)
+    for waiting in turn.state.waitlist.by_id.values():
+        if waiting.target is not None and device in waiting.target:
+            waiting.target = None  # a device of that name may come back; it will be another one
     turn.devices.append(device)
     ledger.forget(device.key)
     deny_impossible(turn)

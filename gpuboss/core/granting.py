@@ -44,12 +44,13 @@ def grant_pass(turn: Turn) -> None:
             heapq.heapreplace(queue, (following.key, following.arrival, shape))
 
 
-def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape) -> bool:
-    """Grant a new request that finds nobody waiting, if it has a place: what the pass would do, without the queue."""
+def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[Device]) -> bool:
+    """Grant a new request that finds nobody waiting, if it has a place among the devices that could hold it: what the
+    pass would do, without the queue."""
     state = turn.state
     if state.waitlist.by_id:
         return False
-    devices = place(shape, state.candidates(shape))
+    devices = place(shape, able)
     if devices is None:
         return False
     _open_lease(turn, request, state.arrivals, state.now_ms, devices)
@@ -104,6 +105,11 @@ def _open_lease(turn: Turn, request: LeaseRequested, arrival: int, requested_at_
     expires_at_ms = None if request.ttl_ms is None else now_ms + request.ttl_ms
     state.fence += 1
     first = devices[0].observed
+    names: tuple[str, ...] = (first.device,)
+    uuids: tuple[str, ...] = (first.uuid,)
+    if len(devices) > 1:
+        names = tuple([device.observed.device for device in devices])
+        uuids = tuple([device.observed.uuid for device in devices])
     granted = LeaseGranted(
         cause=turn.cause,
         session=request.session,
@@ -111,8 +117,8 @@ def _open_lease(turn: Turn, request: LeaseRequested, arrival: int, requested_at_
         service=request.service,
         node=first.node,
         device=first.device,
-        devices=tuple([device.observed.device for device in devices]),
-        uuids=tuple([device.observed.uuid for device in devices]),
+        devices=names,
+        uuids=uuids,
         vram_mib=request.vram_mib,
         granted_at_ms=now_ms,
         expires_at_ms=expires_at_ms,

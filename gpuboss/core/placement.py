@@ -61,11 +61,13 @@ def has_room(shape: Shape, device: Device) -> bool:
 
 def place(shape: Shape, allowed: Iterable[Device]) -> list[Device] | None:
     """The devices that a request of this shape gets out of `allowed` (candidates in their order), or None."""
-    fitting = [device for device in allowed if has_room(shape, device)]
     if shape.gpus == 1:
-        if len(fitting) > 1:
-            return [min(fitting, key=_left_over)]
-        return fitting or None
+        best: Device | None = None
+        for device in allowed:
+            if has_room(shape, device) and (best is None or _left_over(device) < _left_over(best)):
+                best = device
+        return None if best is None else [best]
+    fitting = [device for device in allowed if has_room(shape, device)]
     nodes = [group for group in _by_node(fitting) if len(group) >= shape.gpus]
     if not nodes:
         return None

@@ -37,12 +37,13 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
         return
     shape = shape_of(request)
     # While no device is known nothing is impossible: the request waits for the devices to show up.
-    if not state.candidates(shape) and state.ledger.devices:
+    able = state.candidates(shape)
+    if not able and state.ledger.devices:
         deny(turn, request, "impossible", why_impossible(state.ledger, shape))
         return
     state.arrivals += 1
     state.join_session(request)
-    if not grant_at_once(turn, request, shape):
+    if not grant_at_once(turn, request, shape, able):
         _wait(turn, request, shape)
 
 
@@ -87,10 +88,13 @@ def deny(turn: Turn, request: LeaseRequested, reason: DenialReason, detail: str)
 def deny_impossible(turn: Turn) -> None:
     """The devices changed: end the waiting of those whom none of them could ever hold."""
     state = turn.state
-    for shape in list(state.waitlist.shapes()):
-        if not state.candidates(shape) and state.ledger.devices:
-            for waiting in state.waitlist.of_shape(shape):
-                end_waiting(turn, waiting, "impossible", why_impossible(state.ledger, shape))
+    if not state.ledger.devices:
+        return
+    shapes = [shape for shape in state.waitlist.shapes() if not state.candidates(shape)]
+    doomed = [waiting for shape in shapes for waiting in state.waitlist.of_shape(shape)]
+    # In the order of the queue: that of the shapes is another after a restart from a snapshot.
+    for waiting in sorted(doomed, key=lambda waiting: (waiting.key, waiting.arrival)):
+        end_waiting(turn, waiting, "impossible", why_impossible(state.ledger, waiting.shape))
 
 
 def _ask_again(turn: Turn, request: LeaseRequested) -> None:
@@ -107,6 +111,10 @@ def _ask_again(turn: Turn, request: LeaseRequested) -> None:
     else:
         assert lease is not None
         known = lease.request
+        if lease.state == "reclaiming":
+            detail = f"lease {lease_id} ended long ago and its memory is still being reclaimed; mint a new lease_id"
+            reject(turn, "duplicate", detail, request)
+            return
     if _essence(request) != _essence(known):
         reject(turn, "duplicate", f"lease_id {lease_id} was used with other fields; mint a new one", request)
         return

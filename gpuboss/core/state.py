@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from gpuboss.core import placement
 from gpuboss.core.addresses import session_member
@@ -64,7 +64,7 @@ class State:
                 del self.sessions[member]
 
     def advance(self, now_ms: int) -> None:
-        """Move the clock on. It never goes back; what is older than 24 h is forgotten."""
+        """Move the clock on; it never goes back. What is older than 24 h is forgotten."""
         if now_ms <= self.now_ms:
             return
         self.now_ms = now_ms
@@ -89,7 +89,7 @@ class State:
         return lease.expires_at_ms == timer.deadline_ms
 
 
-class Told(NamedTuple):
+class Told(Struct, frozen=True, gc=False):
     """One answer: the decision, the reply stream it goes to (None: nobody can be named), and whether it is new
     (then it is logged) or a repetition of what the log holds already."""
 

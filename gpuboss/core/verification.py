@@ -7,6 +7,7 @@ position: an input that arrived between the scheduler's read and its commit stan
 from __future__ import annotations
 
 import functools
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,11 +20,14 @@ from gpuboss import events
 from gpuboss.core.door import is_decision, is_stamped, read_data, read_stamp, read_type
 from gpuboss.core.machine import follows, step, take_stamp
 from gpuboss.core.state import State
-from gpuboss.events import Decision, EventRejected, Stamp
+from gpuboss.events import Decision, Event, EventRejected, Stamp
 
 _DECODERS: dict[bytes, msgspec.json.Decoder[Decision]] = {
     name.encode(): msgspec.json.Decoder(cls) for name, cls in events.DECISIONS.items()
 }
+_NAMES: dict[type[Event], bytes] = {cls: name.encode() for name, cls in events.DECISIONS.items()}
+_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+_encode = msgspec.json.Encoder().encode
 
 
 class Divergence(Struct, frozen=True):
@@ -38,29 +42,48 @@ class Divergence(Struct, frozen=True):
 class Verifier:
     """Folds a log and collects where it diverges. Feed it the entries in order, then call `finish`."""
 
-    def __init__(self, state: State, forged: Callable[[], frozenset[str]], cursor: str | None = None) -> None:
-        """`state`: what the log meant before the first entry fed. `forged`: gives the ids that the log itself
-        rejects as forged; called once, and only if something carries a number that the scheduler would not give.
-        `cursor`: the last entry that the scheduler has decided, where that is known."""
+    def __init__(
+        self,
+        state: State,
+        forged: Callable[[], frozenset[str]],
+        cursor: str | None = None,
+        last_cause: Callable[[], str] | None = None,
+    ) -> None:
+        """`state`: what the log meant before the first entry fed. `cursor`: the last entry that the scheduler has
+        decided, where that is known; where not even `last_cause` is given, all counts as decided.
+
+        Two look ahead, each called once at most, and only if something carries a number that the scheduler would
+        not give: `forged`, for the ids that the log itself rejects as forged, and, where the cursor is not known,
+        `last_cause`, for the last entry of which the log holds a decision.
+        """
         self.state = state
         self.events = 0  # all entries fed, recorded decisions among them
         self.decisions = 0
         self.divergences: list[Divergence] = []
         self._forged = functools.cache(forged)
+        self._last_cause = None if last_cause is None else functools.cache(last_cause)
         self._cursor = None if cursor is None else parse_id(cursor)
-        self._derived: dict[str, deque[Decision]] = {}  # by cause, in log order: not yet found in the log
-        self._last_id = parse_id(state.last_id)
-        self._decided_through = (0, 0)  # the last cause of which a decision was found
+        self._derived: dict[str, list[Decision]] = {}  # by cause: not yet found in the log
+        self._causes: deque[str] = deque()  # the keys of `_derived` in log order, and some that are gone from it
+        self._in_order = True  # whether all decisions found so far were those that were due
+        self._began_at = parse_id(state.last_id)
+        self._last_id = state.last_id
+        self._decided_through = "0-0"  # the last cause of which a decision was found
         self._resume_at: int | None = None  # the number that goes on from before an entry that was out of step
 
     def feed(self, entry_id: str, fields: Sequence[bytes]) -> None:
         """Take the next entry of the log."""
         self.events += 1
-        at = parse_id(entry_id)
-        if at <= self._last_id:
+        if not _is_later(entry_id, self._last_id):
             self._diverge(entry_id, "it is repeated, or stands behind a later entry", _raw(fields), None)
             return
-        self._last_id = at
+        self._last_id = entry_id
+        if self._is_expected(fields):
+            self.decisions += 1
+            self.state.last_id = entry_id
+            self.state.seq += 1
+            self._resume_at = None
+            return
         type_name = read_type(fields)
         if type_name is None or not is_stamped(type_name):
             self._apply(entry_id, fields)
@@ -87,21 +110,50 @@ class Verifier:
         how many inputs at the end have not all their decisions yet, which is no divergence.
         """
         undecided = 0
+        decided_through = parse_id(self._decided_through)
         for cause, derived in self._derived.items():
             at = parse_id(cause)
-            if at < self._decided_through or (not cut and self._cursor is not None and at <= self._cursor):
+            if at < decided_through or (not cut and self._cursor is not None and at <= self._cursor):
                 for decision in derived:
                     self._diverge(cause, "a decision that follows from it is missing in the log", None, decision)
             else:
                 undecided += 1
         return undecided
 
+    def _is_expected(self, fields: Sequence[bytes]) -> bool:
+        """Whether this is, byte for byte, the decision that is due next; then it is paired. Most decisions are,
+        and need not be decoded to be verified. All else is looked at closely."""
+        epoch = self.state.epoch
+        if len(fields) != 4 or fields[1] not in _DECODERS or epoch == 0 or not self._in_order:
+            return False
+        cause = self._first_cause()
+        if cause is None:
+            return False
+        due = self._derived[cause]
+        data = b'%s,"epoch":%d,"seq":%d}' % (_encode(due[0])[:-1], epoch, self.state.seq + 1)
+        if fields != [b"type", _NAMES[type(due[0])], b"data", data]:
+            return False
+        if len(due) == 1:
+            del self._derived[cause]
+        else:
+            del due[0]
+        self._decided_through = cause
+        return True
+
+    def _first_cause(self) -> str | None:
+        """The first entry that leads to decisions which were not found yet."""
+        causes = self._causes
+        while causes and causes[0] not in self._derived:
+            causes.popleft()
+        return causes[0] if causes else None
+
     def _apply(self, entry_id: str, fields: Sequence[bytes]) -> None:
         told = step(self.state, entry_id, fields).told
         if told:
-            derived = deque([each.decision for each in told if each.is_new])
+            derived = [each.decision for each in told if each.is_new]
             if derived:
                 self._derived[entry_id] = derived
+                self._causes.append(entry_id)
 
     def _count_out_of_step(
         self, entry_id: str, type_name: bytes, stamp: Stamp, recorded: Decision | None, fields: Sequence[bytes]
@@ -118,7 +170,7 @@ class Verifier:
         if goes_on and stamp.seq == self._resume_at:
             self._align(stamp, type_name)
             return stamp
-        if goes_on and stamp.seq > expected and (is_answer or not self._is_undecided(entry_id)):
+        if goes_on and stamp.seq > expected and (is_answer or not self._may_be_new(entry_id, recorded)):
             self._diverge(entry_id, f"entries of the scheduler are missing before it: {problem}", _raw(fields), None)
             # Count on from here, so that one lost entry is one divergence; or from before, if only this one is odd.
             self._align(stamp, type_name)
@@ -138,8 +190,15 @@ class Verifier:
         if type_name != b"SchedulerElected":
             self.state.epoch = stamp.epoch
 
-    def _is_undecided(self, entry_id: str) -> bool:
-        return self._cursor is not None and parse_id(entry_id) > self._cursor
+    def _may_be_new(self, entry_id: str, recorded: Decision | None) -> bool:
+        """Whether the scheduler may not have looked at it yet, so that it may still be rejected as forged."""
+        cursor = self._cursor
+        if cursor is None and self._last_cause is not None:
+            cursor = parse_id(self._last_cause())
+        if cursor is None or parse_id(entry_id) <= cursor:
+            return False
+        # What claims to go on where the decisions found so far end was written by the scheduler.
+        return recorded is None or not parse_id(self._decided_through) < _parse_or_zero(recorded.cause) <= cursor
 
     def _pair(self, entry_id: str, recorded: Decision | None, fields: Sequence[bytes]) -> None:
         if recorded is None:
@@ -148,18 +207,21 @@ class Verifier:
         cause = recorded.cause
         derived = self._derived.get(cause)
         if derived is None:
+            if (0, 0) < _parse_or_zero(cause) <= self._began_at:
+                return  # derived before the snapshot was written, from which this verification began
             self._diverge(entry_id, f"nothing more was to be decided for {cause}", recorded, None)
             return
+        self._in_order = self._in_order and cause == self._first_cause()
         if not _agree(recorded, derived[0]) and any(_agree(recorded, each) for each in derived):
             while not _agree(recorded, derived[0]):
-                self._diverge(entry_id, "a decision that comes before it is missing", None, derived.popleft())
-        expected = derived.popleft()
+                self._diverge(entry_id, "a decision that comes before it is missing", None, derived.pop(0))
+        expected = derived.pop(0)
         if not derived:
             del self._derived[cause]
-        at = parse_id(cause)
-        if at < self._decided_through:
+        if parse_id(cause) < parse_id(self._decided_through):
             self._diverge(entry_id, "it stands behind a decision of a later entry", recorded, expected)
-        self._decided_through = max(self._decided_through, at)
+        else:
+            self._decided_through = cause
         if not _agree(recorded, expected):
             self._diverge(entry_id, "another decision was derived", recorded, expected)
 
@@ -174,10 +236,22 @@ class Verifier:
         self.divergences.append(Divergence(entry_id, problem, found, None if derived is None else _shown(derived)))
 
 
+def _is_later(entry_id: str, last_id: str) -> bool:
+    """Whether an entry stands behind another. Ids of one form compare as their text does, which is quick."""
+    if len(entry_id) == len(last_id) and entry_id.find("-") == last_id.find("-"):
+        return entry_id > last_id
+    return parse_id(entry_id) > parse_id(last_id)
+
+
 def parse_id(entry_id: str) -> tuple[int, int]:
     """A stream id as a pair of numbers, which compare as Redis compares them."""
     ms, _, number = entry_id.partition("-")
     return int(ms), int(number or 0)
+
+
+def _parse_or_zero(text: str) -> tuple[int, int]:
+    """The same for a text that need not be one."""
+    return parse_id(text) if _ID.fullmatch(text) else (0, 0)
 
 
 def _agree(recorded: Decision, derived: Decision) -> bool:

@@ -27,7 +27,8 @@ class Shape(NamedTuple):
 
 def shape_of(request: LeaseRequested) -> Shape:
     """The shape of a request."""
-    return Shape(request.vram_mib, request.gpus, request.exclusive, request.device, request.node)
+    # A plain tuple made into a Shape: half the price of calling the class, for something that every request needs.
+    return tuple.__new__(Shape, (request.vram_mib, request.gpus, request.exclusive, request.device, request.node))
 
 
 @dataclass(slots=True, eq=False)

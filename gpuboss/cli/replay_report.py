@@ -1,0 +1,90 @@
+"""What a replay found, for programs and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from gpuboss.cli.fold import BEGINNING
+from gpuboss.cli.wording import count
+from gpuboss.core import projections
+from gpuboss.core.snapshot import digest, dump
+from gpuboss.core.verification import Divergence, Verifier
+from gpuboss.terminal import escaped
+
+DIVERGENCES_SHOWN = 20
+VALUE_CHARACTERS_MAX = 500
+
+
+def document(verifier: Verifier, undecided: int, origin: str) -> dict[str, Any]:
+    """All of it, as JSON will show it."""
+    state = verifier.state
+    return {
+        "events": verifier.events,
+        "decisions": verifier.decisions,
+        "divergences": verifier.divergences,
+        "digest": digest(dump(state)),
+        "leases": projections.lease_rows(state),
+        "queue": projections.queue_rows(state),
+        "devices": projections.device_rows(state),
+        "undecided": undecided,
+        "from": origin,
+    }
+
+
+def report(verifier: Verifier, undecided: int, origin: str) -> str:
+    """The verdict first, then what it rests on; escaped."""
+    state, found = verifier.state, verifier.divergences
+    start = "beginning" if origin == BEGINNING else origin
+    lines = [
+        f"{count(len(found), 'divergence')}: the log is not what its inputs lead to"
+        if found
+        else "verified: every recorded decision was derived again, and nothing differs"
+    ]
+    lines += [
+        f"replayed {count(verifier.events, 'event')} from the {start} through {state.last_id}, "
+        f"{count(verifier.decisions, 'decision')} among them",
+        f"then there are {count(len(state.ledger.leases), 'lease')}, {len(state.waitlist.by_id):,} waiting, "
+        f"{count(len(state.ledger.devices), 'device')}",
+        f"digest {digest(dump(state))}",
+    ]
+    if undecided:
+        lines.append(f"{count(undecided, 'input')} at the end not decided yet, which is no divergence")
+    for divergence in found[:DIVERGENCES_SHOWN]:
+        lines += ["", *_explained(divergence)]
+    if len(found) > DIVERGENCES_SHOWN:
+        lines += ["", f"... and {len(found) - DIVERGENCES_SHOWN:,} more, which --json shows"]
+    return "\n".join(map(escaped, lines))
+
+
+def _explained(divergence: Divergence) -> Iterator[str]:
+    yield f"entry {divergence.entry_id}: {divergence.problem}"
+    recorded, derived = divergence.recorded, divergence.derived
+    if recorded is not None and derived is not None and recorded["type"] == derived["type"]:
+        yield f"  {recorded['type']} of {recorded['data'].get('lease_id') or recorded['data']['cause']}"
+        for name in sorted(recorded["data"].keys() | derived["data"].keys()):
+            there, here = (_cut(_shown(side["data"].get(name))) for side in (recorded, derived))
+            if there != here:
+                yield f"    {name}: recorded {there}, derived {here}"
+        return
+    yield f"  recorded  {_shown_whole(recorded)}"
+    if recorded is None or "fields" not in recorded:  # of what is merely out of place nothing is derived
+        yield f"  derived   {_shown_whole(derived)}"
+
+
+def _shown_whole(side: dict[str, Any] | None) -> str:
+    if side is None:
+        return "nothing"
+    if "fields" in side:
+        return _cut(" ".join(side["fields"]))
+    return f"{side['type']} {_cut(_shown(side['data']))}"
+
+
+def _shown(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= VALUE_CHARACTERS_MAX else f"{text[:VALUE_CHARACTERS_MAX]}..."

@@ -1,0 +1,333 @@
+"""`gpuboss replay`: from Redis and from a file, whole and trimmed, honest and tampered with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from gpuboss.core import projections, snapshot
+from gpuboss.events import LeaseRequested
+from tests.cli.console import Console, append, keep_snapshot, store
+from tests.cli.test_events import hostile
+from tests.core.scenario import START_MS, Scenario, fold
+
+LEASE = "holder__"
+
+
+def story() -> Scenario:
+    given = Scenario(24_576, 24_576)
+    given.request("holder", 20_000, ttl_ms=60_000)
+    given.request("second", 20_000)
+    given.request("asking", 20_000, priority="high")
+    given.writes(b"LeaseGranted", b'{"lease_id":"thief___","epoch":1,"seq":99,"cause":"1-1"}')
+    given.tick(60_000)
+    return given
+
+
+def digest_of(given: Scenario, length: int | None = None) -> str:
+    return snapshot.digest(snapshot.dump(fold(given.entries[:length])))
+
+
+def exported(console: Console, tmp_path: Path) -> Path:
+    file = tmp_path / "log.jsonl"
+    file.write_text(console.call("export").out)
+    return file
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines(keepends=True)
+
+
+def index_of(lines: list[str], kind: str) -> int:
+    return next(index for index, line in enumerate(lines) if f'"type":"{kind}"' in line)
+
+
+def test_an_honest_log(console: Console, client: redis.Redis) -> None:
+    given = story()
+    store(client, given)
+    ended = console.run("replay", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    state = fold(given.entries)
+    rows = {
+        "leases": projections.lease_rows(state),
+        "queue": projections.queue_rows(state),
+        "devices": projections.device_rows(state),
+    }
+    assert ended.document == {
+        "events": len(given.entries),
+        "decisions": 5,
+        "divergences": [],
+        "digest": digest_of(given),
+        **msgspec.json.decode(msgspec.json.encode(rows)),
+        "undecided": 0,
+        "from": "beginning",
+    }
+
+
+def test_an_honest_log_in_words(console: Console, client: redis.Redis) -> None:
+    given = story()
+    store(client, given)
+    ended = console.call("replay")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
+        "verified: every recorded decision was derived again, and nothing differs",
+        f"replayed {len(given.entries)} events from the beginning through {given.entries[-1].id}, "
+        "5 decisions among them",
+        "then there are 2 leases, 0 waiting, 2 devices",
+        f"digest {digest_of(given)}",
+    ]
+
+
+def test_a_file_is_replayed_as_the_log_is(console: Console, client: redis.Redis, tmp_path: Path) -> None:
+    store(client, hostile())
+    from_redis = console.call("replay", "--json")
+    file = exported(console, tmp_path)
+    client.flushall()
+    assert console.call("replay", str(file), "--json") == from_redis
+    assert console.call("replay", "-", "--json", stdin=file.read_bytes()) == from_redis
+    assert console.run("replay", "-", "--json", stdin=file.read_bytes()) == from_redis
+    assert from_redis.code == 0
+
+
+def test_a_file_needs_no_redis(console: Console, client: redis.Redis, tmp_path: Path) -> None:
+    store(client, story())
+    file = exported(console, tmp_path)
+    assert Console("redis://127.0.0.1:1").call("replay", str(file)).code == 0
+
+
+@pytest.mark.parametrize("line", ["nonsense\n", '{"id":"1-1"}\n', "[]\n"])
+def test_a_line_that_is_no_entry_exits_2_with_its_place(console: Console, tmp_path: Path, line: str) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"id":"1-0","type":"A","data":{}}\n' + line)
+    ended = console.call("replay", str(file))
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"gpuboss: {file}:2: no entry of a log: ")
+    assert ended.err.count("\n") == 1
+
+
+def test_an_empty_log(console: Console, tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.touch()
+    for arguments in (["replay", "--json"], ["replay", str(file), "--json"]):
+        ended = console.call(*arguments)
+        assert (ended.code, ended.document["events"], ended.document["leases"]) == (0, 0, {})
+
+
+def test_until_an_entry_inclusive(console: Console, client: redis.Redis, tmp_path: Path) -> None:
+    given = story()
+    store(client, given)
+    file = exported(console, tmp_path)
+    for length in range(1, len(given.entries) + 1):
+        until = given.entries[length - 1].id
+        ended = console.call("replay", "--until", until, "--json")
+        assert (ended.code, ended.document["events"]) == (0, length)
+        assert ended.document["digest"] == digest_of(given, length)
+        assert console.call("replay", str(file), "--until", until, "--json") == ended
+
+
+def test_until_a_ms_means_all_of_it(console: Console, client: redis.Redis) -> None:
+    given = story()
+    store(client, given)
+    in_it = sum(entry.id.startswith(f"{START_MS}-") for entry in given.entries)
+    assert 0 < in_it < len(given.entries)
+    assert console.call("replay", "--until", str(START_MS), "--json").document["events"] == in_it
+
+
+def test_what_is_not_decided_yet_is_counted_apart(console: Console, client: redis.Redis) -> None:
+    given = story()
+    store(client, given)
+    late = LeaseRequested("late____", "imajin", 1)
+    client.xadd("gpuboss:events", {"type": "LeaseRequested", "data": msgspec.json.encode(late)})
+    ended = console.call("replay", "--json")
+    assert (ended.code, ended.document["divergences"], ended.document["undecided"]) == (0, [], 1)
+    assert "1 input at the end not decided yet, which is no divergence" in console.call("replay").out
+
+
+# ---------------------------------------------------------------- tampered with
+
+
+def changed(line: str, **fields: Any) -> str:
+    entry = json.loads(line)
+    entry["data"] |= fields
+    return json.dumps(entry) + "\n"
+
+
+def test_a_tampered_decision_in_a_file(console: Console, client: redis.Redis, tmp_path: Path) -> None:
+    store(client, story())
+    file = exported(console, tmp_path)
+    lines = lines_of(file)
+    at = index_of(lines, "LeaseGranted")
+    lines[at] = changed(lines[at], vram_mib=1, device="cuda:1")
+    file.write_text("".join(lines))
+    ended = console.call("replay", str(file), "--json")
+    assert ended.code == 1
+    [found] = ended.document["divergences"]
+    assert found["entry_id"] == json.loads(lines[at])["id"]
+    assert (found["recorded"]["data"]["vram_mib"], found["derived"]["data"]["vram_mib"]) == (1, 20_000)
+    words = console.run("replay", str(file))
+    assert words.code == 1
+    assert words.out.startswith("1 divergence: the log is not what its inputs lead to\n")
+    assert words.out.endswith(
+        f"\nentry {found['entry_id']}: another decision was derived\n"
+        f"  LeaseGranted of {LEASE}\n"
+        '    device: recorded "cuda:1", derived "cuda:0"\n'
+        "    vram_mib: recorded 1, derived 20000\n"
+    )
+
+
+@pytest.mark.parametrize("kind", ["LeaseRequested", "LeaseGranted", "ClockTicked", "EventRejected", "DeviceObserved"])
+def test_a_line_that_is_gone_from_a_file(console: Console, client: redis.Redis, tmp_path: Path, kind: str) -> None:
+    store(client, story())
+    file = exported(console, tmp_path)
+    lines = lines_of(file)
+    del lines[index_of(lines, kind)]
+    file.write_text("".join(lines))
+    ended = console.call("replay", str(file), "--json")
+    assert ended.code == 1
+    assert ended.document["divergences"]
+    assert console.call("replay", "-", stdin=file.read_bytes()).code == 1
+
+
+@pytest.mark.parametrize("kind", ["LeaseGranted", "LeaseRequested", "EventRejected"])
+def test_an_entry_that_is_gone_from_redis(console: Console, client: redis.Redis, kind: str) -> None:
+    given = story()
+    store(client, given)
+    gone = next(entry for entry in given.entries if entry.fields[1] == kind.encode())
+    client.xdel("gpuboss:events", gone.id)
+    ended = console.call("replay", "--json")
+    assert (ended.code, ended.document["from"]) == (1, "beginning")
+    assert ended.document["divergences"]
+
+
+def test_the_cursor_tells_that_the_last_decision_is_gone(console: Console, client: redis.Redis) -> None:
+    given = story()
+    store(client, given)
+    client.xdel("gpuboss:events", given.entries[-1].id)
+    ended = console.call("replay", "--json")
+    assert ended.code == 1
+    cause = json.loads(given.entries[-1].fields[3])["cause"]
+    assert [found["entry_id"] for found in ended.document["divergences"]] == [cause]
+
+
+def test_two_lines_that_changed_places(console: Console, client: redis.Redis, tmp_path: Path) -> None:
+    store(client, story())
+    file = exported(console, tmp_path)
+    lines = lines_of(file)
+    at = index_of(lines, "LeaseGranted")
+    lines[at], lines[at + 1] = lines[at + 1], lines[at]
+    file.write_text("".join(lines))
+    ended = console.call("replay", str(file), "--json")
+    assert ended.code == 1
+    assert json.loads(lines[at + 1])["id"] in [found["entry_id"] for found in ended.document["divergences"]]
+
+
+def test_many_divergences_are_shown_in_part_and_safely(console: Console, client: redis.Redis, tmp_path: Path) -> None:
+    given = Scenario(24_576)
+    for number in range(60):
+        given.request(f"asking{number}", 30_000)
+    store(client, given)
+    file = exported(console, tmp_path)
+    lines = [changed(line, detail="\x1b[2J\u202e") if "LeaseDenied" in line else line for line in lines_of(file)]
+    file.write_text("".join(lines))
+    ended = console.call("replay", str(file))
+    assert ended.code == 1
+    assert ended.out.count("\nentry ") == 20
+    assert ended.out.endswith("\n... and 40 more, which --json shows\n")
+    assert 'recorded "\\u001b[2J\\u202e"' in ended.out
+    assert not [char for char in ended.out if char != "\n" and not char.isprintable()]
+    assert len(console.call("replay", str(file), "--json").document["divergences"]) == 60
+
+
+# ---------------------------------------------------------------- trimmed
+
+
+def trimmed(client: redis.Redis, *, keep: bool = True) -> tuple[Scenario, str]:
+    """A log without its beginning, with a snapshot of a later entry if wished; and that entry's id."""
+    given = story()
+    state = snapshot.load(snapshot.dump(given.state))
+    given.request("later", 1_000)
+    given.release("later")
+    store(client, given)
+    if keep:
+        keep_snapshot(client, state)
+    client.xtrim("gpuboss:events", minid=state.last_id, approximate=False)
+    return given, state.last_id
+
+
+def test_a_trimmed_log_is_replayed_from_its_snapshot_and_says_so(console: Console, client: redis.Redis) -> None:
+    given, snapshot_id = trimmed(client)
+    ended = console.call("replay", "--json")
+    assert (ended.code, ended.document["digest"]) == (0, digest_of(given))
+    assert ended.document["from"] == f"snapshot {snapshot_id}"
+    assert (ended.document["events"], ended.document["decisions"]) == (4, 2)
+    assert ended.err == f"gpuboss: the beginning of the log is gone: replaying from its snapshot {snapshot_id}\n"
+    assert f"from the snapshot {snapshot_id} through {given.entries[-1].id}" in console.call("replay").out
+
+
+def test_a_trimmed_log_without_a_snapshot(console: Console, client: redis.Redis) -> None:
+    trimmed(client, keep=False)
+    ended = console.call("replay", "--json")
+    assert (ended.code, ended.out) == (1, "")
+    assert "the beginning of the log was trimmed" in ended.err
+    assert "--from-start" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("digest", "0" * 64, "the snapshot was changed after it was written"),
+        ("state", "{}", "the snapshot was changed after it was written"),
+        ("core", "0", "there is no snapshot that these rules can read"),
+    ],
+)
+def test_a_trimmed_log_with_a_snapshot_that_cannot_be_used(
+    console: Console, client: redis.Redis, field: str, value: str, said: str
+) -> None:
+    trimmed(client)
+    client.hset("gpuboss:snapshot", field, value)
+    ended = console.call("replay")
+    assert (ended.code, ended.out) == (1, "")
+    assert said in ended.err
+
+
+def test_what_is_left_of_a_trimmed_log_can_be_replayed_all_the_same(console: Console, client: redis.Redis) -> None:
+    trimmed(client)
+    ended = console.call("replay", "--from-start", "--json")
+    assert (ended.code, ended.document["from"]) == (1, "beginning")
+    assert "missing before it" in ended.document["divergences"][0]["problem"]
+
+
+def test_until_before_the_snapshot_cannot_be_had(console: Console, client: redis.Redis) -> None:
+    given, snapshot_id = trimmed(client)
+    ended = console.call("replay", "--until", given.entries[3].id)
+    assert (ended.code, ended.out) == (1, "")
+    assert f"lies before the snapshot {snapshot_id}" in ended.err
+
+
+def test_a_log_that_was_lost_behind_its_snapshot(console: Console, client: redis.Redis) -> None:
+    given, snapshot_id = trimmed(client)
+    client.delete("gpuboss:events")
+    lost = Scenario()
+    lost.entries = given.entries[3:5]
+    append(client, lost)
+    client.xtrim("gpuboss:events", maxlen=1, approximate=False)
+    ended = console.call("replay")
+    assert (ended.code, ended.out) == (1, "")
+    assert f"the snapshot is of entry {snapshot_id}, but the log ends at {given.entries[4].id}" in ended.err
+
+
+def test_a_whole_log_is_replayed_from_its_beginning_whatever_the_snapshot_is(
+    console: Console, client: redis.Redis
+) -> None:
+    given = story()
+    store(client, given)
+    client.hset("gpuboss:snapshot", mapping={"core": "1", "digest": "wrong", "state": "{}"})
+    ended = console.call("replay", "--json")
+    assert (ended.code, ended.document["from"], ended.err) == (0, "beginning", "")
+    assert ended.document["digest"] == digest_of(given)

@@ -1,0 +1,266 @@
+"""`gpuboss why`: what a request waits for, or what became of it, exactly and from the log alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from gpuboss.core import snapshot
+from gpuboss.core.history import REMEMBERED_MS
+from gpuboss.events import LeaseRequested
+from tests.cli.console import Console, append, keep_snapshot, store
+from tests.core.scenario import START_MS, Scenario, fold, idled, session_lost
+
+
+def why(console: Console, lease_id: str) -> dict[str, Any]:
+    ended = console.call("why", lease_id, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    found: dict[str, Any] = ended.document
+    assert found["lease_id"] == lease_id
+    return found
+
+
+def told(console: Console, lease_id: str) -> str:
+    ended = console.call("why", lease_id)
+    assert (ended.code, ended.err) == (0, "")
+    return ended.out
+
+
+def test_who_waits_for_room(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 20_000, service="imajin-prompt", ttl_ms=60_000)
+    given.request("other", 4_000)
+    given.request("asking", 22_000, wait_ms=30_000)
+    store(client, given)
+    found = why(console, "asking__")
+    assert {name: found[name] for name in ("state", "place", "reason", "blocked_by", "detail")} == {
+        "state": "waiting",
+        "place": 1,
+        "reason": "no_room",
+        "blocked_by": ["holder__", "other___"],
+        "detail": "needs 22000 MiB; alpha/cuda:0 has 576 MiB free",
+    }
+    assert [(each["lease_id"], each["service"], each["vram_mib"], each["state"]) for each in found["blockers"]] == [
+        ("holder__", "imajin-prompt", 20_000, "held"),
+        ("other___", "imajin", 4_000, "held"),
+    ]
+    assert found["wait_until_ms"] == START_MS + 30_000
+    assert found["advice"] == [
+        "the oldest lease in the way can be asked back: gpuboss revoke holder__ --grace 30s",
+        "a request of 576 MiB or less has room now",
+    ]
+
+
+def test_who_waits_for_room_in_words(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 20_000, service="imajin-prompt", ttl_ms=60_000)
+    given.request("asking", 22_000, wait_ms=30_000)
+    store(client, given)
+    lines = told(console, "asking__").splitlines()
+    assert lines[0].startswith("asking__ waits: imajin asked for 21.5 GiB ")
+    assert lines[0].endswith(" ago, with normal priority")
+    assert lines[1:3] == ["place 1 of 1 waiting request", "no_room: needs 22000 MiB; alpha/cuda:0 has 4576 MiB free"]
+    assert lines[3].startswith("  blocked by holder__ (imajin-prompt, 19.5 GiB, normal), held on alpha/cuda:0 for ")
+    assert lines[4].startswith("it gives up ")
+    assert lines[5].startswith("what would help: ")
+
+
+def test_who_waits_for_a_pinned_device(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576, 24_576)
+    given.request("holder", 20_000, device="cuda:0")
+    given.request("asking", 20_000, device="cuda:0")
+    store(client, given)
+    found = why(console, "asking__")
+    assert (found["reason"], found["blocked_by"], found["device"]) == ("pinned_device_full", ["holder__"], "cuda:0")
+    assert "without the wish for cuda:0 it would fit on alpha/cuda:1 now" in found["advice"]
+
+
+def test_who_waits_for_a_device_alone(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 1_000)
+    given.request("asking", 1_000, exclusive=True)
+    store(client, given)
+    found = why(console, "asking__")
+    assert (found["reason"], found["blocked_by"]) == ("exclusive_busy", ["holder__"])
+    assert "if it shared its device (exclusive=false), it would fit on alpha/cuda:0 now" in found["advice"]
+
+
+def test_who_waits_for_several_devices(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576, 24_576)
+    given.request("holder", 20_000)
+    given.request("asking", 20_000, gpus=2)
+    store(client, given)
+    found = why(console, "asking__")
+    assert (found["reason"], found["blocked_by"], found["gpus"]) == ("gang_incomplete", ["holder__"], 2)
+    assert "asked for 19.5 GiB on each of 2 devices" in told(console, "asking__")
+
+
+def test_who_waits_for_those_who_come_first(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 20_000)
+    given.request("first", 24_000)
+    given.request("asking", 1_000)
+    store(client, given)
+    found = why(console, "asking__")
+    assert (found["reason"], found["blocked_by"], found["place"]) == ("reserved_for", ["first___"], 2)
+    assert found["blockers"][0]["state"] == "waiting"
+    assert "blocked by first___ (imajin, 23.4 GiB, normal), which has waited for " in told(console, "asking__")
+
+
+def test_who_waits_for_a_device_at_all(console: Console, client: redis.Redis) -> None:
+    given = Scenario()
+    given.request("asking", 1_000)
+    store(client, given)
+    found = why(console, "asking__")
+    assert (found["reason"], found["detail"]) == ("no_room", "no device is known yet")
+    assert found["advice"] == ["start a scheduler that has devices: none is known yet"]
+
+
+def test_a_place_far_back_is_exact(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 24_576)
+    for number in range(1_500):
+        given.write(LeaseRequested(f"asking{number:04d}", "imajin", 1_000))
+    given.settle()
+    store(client, given)
+    assert why(console, "asking1400")["place"] == 1_401
+
+
+def test_a_lease_that_is_held(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576, 24_576)
+    given.request("holder", 20_000, ttl_ms=60_000, gpus=2)
+    store(client, given)
+    found = why(console, "holder__")
+    assert (found["state"], found["devices"], found["expires_at_ms"], found["waited_ms"], found["fence"]) == (
+        "held",
+        ["cuda:0", "cuda:1"],
+        START_MS + 60_000,
+        0,
+        1,
+    )
+    assert "holder__ is held: imajin has 19.5 GiB on alpha/cuda:0+cuda:1 for " in told(console, "holder__")
+
+
+def test_a_lease_without_an_end(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 20_000)
+    store(client, given)
+    assert why(console, "holder__")["expires_at_ms"] is None
+    assert "it has no TTL" in told(console, "holder__")
+
+
+def test_the_other_states_of_a_lease(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576, lock_delay_ms=60_000)
+    for name in ("warm", "asked", "lost"):
+        given.request(name, 1_000, session=name, reclaimable=True)
+    given.says(idled("warm"))
+    given.revoke("asked", grace_ms=10_000)
+    given.happens(session_lost("lost"))
+    store(client, given)
+    assert why(console, "warm____")["state"] == "idle"
+    asked = why(console, "asked___")
+    assert (asked["state"], asked["yield_by_ms"]) == ("yielding", START_MS + 10_000)
+    assert "it was asked back, and will be taken" in told(console, "asked___")
+    lost = why(console, "lost____")
+    assert (lost["state"], lost["reason"], lost["freed"]) == ("reclaiming", "session_lost", False)
+    assert "(session_lost); its VRAM is not seen free yet" in told(console, "lost____")
+
+
+def test_how_it_ended(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 20_000)
+    given.now_ms += 5_000
+    given.release("holder")
+    store(client, given)
+    found = why(console, "holder__")
+    assert (found["state"], found["reason"], found["freed"], found["ended_at_ms"], found["granted_at_ms"]) == (
+        "ended",
+        "released",
+        True,
+        START_MS + 5_000,
+        START_MS,
+    )
+    assert "ended " in told(console, "holder__")
+    assert ": released\nit belonged to imajin, having held 19.5 GiB on alpha/cuda:0" in told(console, "holder__")
+
+
+def test_why_it_was_denied(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("asking", 30_000)
+    store(client, given)
+    found = why(console, "asking__")
+    assert (found["state"], found["reason"], found["denied_at_ms"]) == ("denied", "impossible", START_MS)
+    assert "asked for 30000 MiB on one device" in found["detail"]
+    assert "impossible, asked for 30000 MiB on one device" in told(console, "asking__")
+
+
+def test_what_is_forgotten_is_looked_up_in_the_log(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 20_000)
+    given.release("holder")
+    given.request("asking", 30_000)
+    given.tick(REMEMBERED_MS + 1)
+    given.writes(
+        b"LeaseEnded", b'{"lease_id":"holder__","service":"thief","reason":"revoked","freed":true,"cause":"1-1"}'
+    )
+    store(client, given)
+    assert "holder__" not in fold(given.entries).history.by_name
+    found = why(console, "holder__")
+    assert (found["state"], found["reason"], found["service"]) == ("ended", "released", "imajin")
+    assert (found["granted_at_ms"], found["devices"]) == (START_MS, ["cuda:0"])
+    assert why(console, "asking__")["reason"] == "impossible"
+
+
+@pytest.mark.parametrize("lease_id", ["unheard-of", "short", "not/an/id", "", "x" * 65, "a\nb"])
+def test_an_id_that_nobody_knows_exits_1(console: Console, client: redis.Redis, lease_id: str) -> None:
+    store(client, Scenario(24_576))
+    ended = console.call("why", "--json", "--", lease_id)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.count("\n") == 1
+
+
+def test_what_is_not_decided_yet_is_what_the_log_leads_to(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 24_000)
+    given.write(LeaseRequested("asking__", "imajin", 1_000))
+    store(client, given)
+    client.delete("gpuboss:scheduler")
+    ended = console.call("why", "asking__", "--json")
+    assert (ended.code, ended.document["state"]) == (0, "waiting")
+    assert "nobody leads" in ended.err
+
+
+def test_a_trimmed_log_is_read_from_its_snapshot(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 20_000)
+    state = snapshot.load(snapshot.dump(given.state))
+    given.request("asking", 20_000)
+    store(client, given)
+    keep_snapshot(client, state)
+    client.xtrim("gpuboss:events", minid=state.last_id, approximate=False)
+    assert why(console, "asking__")["blocked_by"] == ["holder__"]
+
+
+def test_a_trimmed_log_without_a_snapshot_cannot_tell(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 20_000)
+    append(client, given)
+    client.xtrim("gpuboss:events", maxlen=2, approximate=False)
+    ended = console.call("why", "holder__")
+    assert (ended.code, ended.out) == (1, "")
+    assert "the beginning of the log was trimmed" in ended.err
+
+
+def test_a_snapshot_that_was_changed_is_not_believed(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 20_000)
+    store(client, given)
+    keep_snapshot(client, given.state)
+    client.hset("gpuboss:snapshot", "state", snapshot.dump(given.state).replace(b"20000", b"20001"))
+    assert why(console, "holder__")["vram_mib"] == 20_000  # the log is whole, and says so
+    client.xtrim("gpuboss:events", maxlen=1, approximate=False)
+    ended = console.call("why", "holder__")
+    assert (ended.code, ended.out) == (1, "")
+    assert "the snapshot was changed after it was written" in ended.err

@@ -1,0 +1,93 @@
+"""A finished log as its auditor sees it: which entries the scheduler wrote, what they say, what each input led to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+SERVICE_TYPES = ("LeaseRequested", "LeaseReleased", "LeaseRenewed", "LeaseIdled", "LeaseResumed", "LeaseReasserted")
+FACT_TYPES = ("SchedulerElected", "PolicySet", "DeviceObserved", "DeviceLost", "LeaseObserved", "SessionLost")
+FACT_TYPES += ("ClockTicked", "ClockJumped", "VramReclaimed")
+DECISION_TYPES = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended", "LeaseStateChanged")
+DECISION_TYPES += ("LeaseEnded", "EventRejected")
+INPUT_TYPES = (*SERVICE_TYPES, "LeaseRevoked", *FACT_TYPES)
+
+
+@dataclass
+class Audited:
+    """One entry. `odd`: why it is no event at all, as far as one can see from outside; None if it may be one."""
+
+    id: str
+    type: str
+    data: dict[str, Any]
+    odd: str | None = None
+    led_to: list[Audited] = field(default_factory=list)
+
+    @property
+    def at(self) -> tuple[int, int]:
+        """The id, as Redis compares it."""
+        ms, _, number = self.id.partition("-")
+        return int(ms), int(number)
+
+
+@dataclass
+class AuditedLog:
+    """The inputs in order, each with its decisions, and through which of them the scheduler has certainly come."""
+
+    inputs: list[Audited]
+    decided_through: tuple[int, int]
+    problems: list[str]
+
+
+def read_log(entries: Iterable[tuple[str, list[bytes]]]) -> AuditedLog:
+    """Sort out who wrote what, and pair decisions with their causes."""
+    log = AuditedLog([], (0, 0), [])
+    by_id: dict[str, Audited] = {}
+    epoch, seq, last_at = 0, 0, (-1, -1)
+    for entry_id, fields in entries:
+        entry = _read(entry_id, fields)
+        if entry.at <= last_at:
+            log.problems.append(f"{entry.id}: its id is not above the one before it")
+        last_at = entry.at
+        stamp = (entry.data.get("epoch"), entry.data.get("seq"))
+        elected = entry.type == "SchedulerElected" and isinstance(stamp[0], int) and stamp[0] > epoch
+        follows = stamp[1] == seq + 1 and (elected or (stamp[0] == epoch and epoch > 0))
+        if entry.type in FACT_TYPES + DECISION_TYPES and not follows:
+            entry.odd = "forged"
+        elif entry.type in (*FACT_TYPES, *DECISION_TYPES, "LeaseRevoked") and follows:
+            epoch, seq = int(str(stamp[0])), seq + 1
+        if entry.type in DECISION_TYPES and entry.odd is None:
+            _pair(log, by_id, entry)
+        else:
+            log.inputs.append(entry)
+            by_id[entry.id] = entry
+    return log
+
+
+def _pair(log: AuditedLog, by_id: dict[str, Audited], decision: Audited) -> None:
+    cause = by_id.get(str(decision.data.get("cause")))
+    if cause is None:
+        log.problems.append(f"{decision.id}: it stands in the log before its cause {decision.data.get('cause')}")
+        return
+    if cause.at < log.decided_through:
+        log.problems.append(f"{decision.id}: decides {cause.id} after a later entry was decided")
+    log.decided_through = max(log.decided_through, cause.at)
+    cause.led_to.append(decision)
+
+
+def _read(entry_id: str, fields: list[bytes]) -> Audited:
+    named = dict(zip(fields[0::2], fields[1::2], strict=False))
+    if len(fields) != 4 or set(named) != {b"type", b"data"}:
+        return Audited(entry_id, "", {}, "malformed")
+    type_name = named[b"type"].decode("utf-8", "replace")
+    if type_name not in INPUT_TYPES + DECISION_TYPES:
+        return Audited(entry_id, "", {}, "unknown")
+    try:
+        data = json.loads(named[b"data"].decode())
+    except (ValueError, RecursionError):
+        return Audited(entry_id, type_name, {}, "malformed")
+    if not isinstance(data, dict):
+        return Audited(entry_id, type_name, {}, "malformed")
+    return Audited(entry_id, type_name, data)

@@ -1,0 +1,375 @@
+"""What the scheduler must decide, said a second time: plain, slow, and without a line of the core.
+
+It keeps one record for each lease_id, recomputes every sum, sorts the whole queue for every pass and reads the log
+with `json`. Where the two differ, one of them is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from tests.core.model_room import ALIVE, Case, Room
+
+DAY_MS = 24 * 60 * 60 * 1000
+DEFAULTS: dict[str, Any] = {
+    "priority": "normal",
+    "device": None,
+    "node": None,
+    "gpus": 1,
+    "exclusive": False,
+    "ttl_ms": None,
+    "wait_ms": None,
+    "reclaimable": False,
+    "preemptible": True,
+    "instance": None,
+    "session": None,
+}
+FACTS = ("SchedulerElected", "PolicySet", "DeviceObserved", "DeviceLost", "LeaseObserved")
+FACTS += ("SessionLost", "ClockTicked", "ClockJumped", "VramReclaimed")
+DECISIONS = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended", "LeaseStateChanged")
+DECISIONS += ("LeaseEnded", "EventRejected")
+
+
+class Answer(NamedTuple):
+    """One expected decision: its type, its data without `detail`, its reply stream, and whether it is new."""
+
+    type: str
+    data: dict[str, Any]
+    address: str | None
+    is_new: bool
+
+
+class Rejection(NamedTuple):
+    """What is expected of an entry that is no event: the reason, and whom the entry names."""
+
+    reason: str
+    lease_id: str | None = None
+    service: str | None = None
+    session: str | None = None
+    address: str | None = None
+
+
+class Model:
+    """The expectation. Feed it the entries of a log in order; it answers with what must be decided."""
+
+    def __init__(self) -> None:
+        self.now_ms = 0
+        self.epoch = self.seq = self.fence = self.arrivals = 0
+        self.lock_delay_ms = 60_000
+        self.head_start_ms = {"low": 0, "normal": 900_000, "high": 3_600_000}
+        self.devices: dict[str, dict[str, Any]] = {}
+        self.cases: dict[str, Case] = {}
+        self.room = Room(self.devices, self.cases)
+        self.lost: dict[tuple[str, str], int] = {}
+        self._cause = ""
+        self._answers: list[Answer] = []
+
+    def apply(self, entry_id: str, fields: list[bytes], expected: Rejection | None = None) -> list[Answer]:
+        """Take the next entry. `expected`: it is known to be no event, and must be rejected like this."""
+        self._cause, self._answers = entry_id, []
+        type_name, data = "", {}
+        if expected is None:
+            named = dict(zip(fields[0::2], fields[1::2], strict=True))
+            type_name, data = named[b"type"].decode(), json.loads(named[b"data"])
+            if type_name in FACTS + DECISIONS and not self._is_genuine(type_name, data):
+                expected = Rejection("forged")
+            elif type_name in DECISIONS:
+                return []
+        self._advance(int(entry_id.split("-")[0]))
+        if expected is not None:
+            self._reject(expected)
+            return self._answers
+        if type_name == "LeaseRevoked" and (data.get("epoch"), data.get("seq")) == (self.epoch, self.seq + 1):
+            self.seq += 1
+        getattr(self, f"on_{type_name}")(data)
+        self._pass()
+        return self._answers
+
+    def queue(self) -> list[Case]:
+        """Everyone who waits, in order."""
+        waiting = [case for case in self.cases.values() if case.is_ == "waiting"]
+        return sorted(waiting, key=lambda case: (case.key, case.arrival))
+
+    # ------------------------------------------------------------ answering
+
+    def _say(self, type_name: str, case: Case, **fields: Any) -> Answer:
+        asked = case.asked
+        data = {"cause": self._cause, "lease_id": asked["lease_id"], "service": asked["service"], **fields}
+        if asked["session"] is not None:
+            data["session"] = asked["session"]
+        answer = Answer(type_name, data, _address(asked), True)
+        self._answers.append(answer)
+        return answer
+
+    def _reject(self, rejection: Rejection) -> None:
+        data = {"cause": self._cause, "event_id": self._cause, "reason": rejection.reason}
+        for name in ("lease_id", "service", "session"):
+            if (value := getattr(rejection, name)) is not None:
+                data[name] = value
+        self._answers.append(Answer("EventRejected", data, rejection.address, True))
+
+    def _refuse(self, reason: str, data: dict[str, Any], listener: dict[str, Any] | None) -> None:
+        """Refuse what a service asked; `listener` says on which stream, and for which session, it listens."""
+        session = None if listener is None else listener["session"]
+        address = data["service"] if listener is None else _address(listener)
+        self._reject(Rejection(reason, data["lease_id"], data["service"], session, address))
+
+    def _deny(self, case: Case, reason: str) -> None:
+        case.is_, case.over_ms = "over", self.now_ms
+        case.final = self._say("LeaseDenied", case, reason=reason)
+
+    def _end(self, case: Case, reason: str) -> None:
+        lingers = [key for key in case.devices if self.lock_delay_ms > 0 or not self.devices[key]["simulated"]]
+        freed = reason in ("released", "yielded") or not lingers
+        case.is_, case.over_ms = "over" if freed else "reclaiming", self.now_ms
+        case.final = self._say("LeaseEnded", case, reason=reason, freed=freed)
+
+    def _grant(self, case: Case, devices: list[str]) -> None:
+        self.fence += 1
+        asked, now_ms = case.asked, self.now_ms
+        case.is_, case.devices, case.aim = "held", devices, None
+        case.expires_ms = None if asked["ttl_ms"] is None else now_ms + asked["ttl_ms"]
+        case.expiry_set_ms = now_ms
+        abouts = [self.devices[key] for key in devices]
+        answer = self._say(
+            "LeaseGranted",
+            case,
+            node=abouts[0]["node"],
+            device=abouts[0]["device"],
+            devices=[about["device"] for about in abouts],
+            uuids=[about["uuid"] for about in abouts],
+            vram_mib=asked["vram_mib"],
+            granted_at_ms=now_ms,
+            expires_at_ms=case.expires_ms,
+            waited_ms=now_ms - case.submitted_ms,
+            fence=self.fence,
+        )
+        case.granted = answer.data
+
+    def _pass(self) -> None:
+        """Everyone in order: whoever has a place gets it, and the first of a shape that has none keeps one free."""
+        kept: list[str] = []
+        failed = []
+        for case in self.queue():
+            if case.shape in failed:
+                continue
+            if all(key in kept for key in self.devices):
+                return
+            able = self.room.able(case.asked)
+            allowed = [key for key in able if key not in kept]
+            devices = self.room.best(case.asked, allowed)
+            if devices is not None:
+                self._grant(case, devices)
+                continue
+            failed.append(case.shape)
+            if case.aim is None or not all(key in able and self.devices[key]["healthy"] for key in case.aim):
+                case.aim = self.room.nearest(case.asked, allowed)
+            kept += case.aim or []
+
+    # ------------------------------------------------------------ facts
+
+    def _advance(self, now_ms: int) -> None:
+        self.now_ms = max(self.now_ms, now_ms)
+        old_ms = self.now_ms - DAY_MS
+        for lease_id in [i for i, case in self.cases.items() if case.is_ == "over" and case.over_ms <= old_ms]:
+            del self.cases[lease_id]
+        self.lost = {member: at_ms for member, at_ms in self.lost.items() if at_ms > old_ms}
+
+    def _is_genuine(self, type_name: str, data: dict[str, Any]) -> bool:
+        epoch, seq = data.get("epoch", 0), data.get("seq", 0)
+        elected = type_name == "SchedulerElected"
+        if seq != self.seq + 1 or not (epoch > self.epoch if elected else 0 < epoch == self.epoch):
+            return False
+        self.epoch, self.seq = epoch, seq
+        return True
+
+    def on_ClockTicked(self, data: dict[str, Any]) -> None:
+        """Everything that is due, by (deadline, kind, id)."""
+        self._advance(data["now_ms"])
+        due = []
+        for lease_id, case in self.cases.items():
+            deadlines = [(case.wait_until_ms, 2)] if case.is_ == "waiting" else []
+            if case.is_ in ALIVE:
+                deadlines = [(case.expires_ms, 0), (case.yield_by_ms if case.is_ == "yielding" else None, 1)]
+            due += [(ms, kind, lease_id) for ms, kind in deadlines if ms is not None and ms <= self.now_ms]
+        for _, kind, lease_id in sorted(due):
+            case = self.cases[lease_id]
+            if kind == 2:
+                self._deny(case, "timeout")
+            elif case.is_ in ALIVE:
+                self._end(case, "expired" if kind == 0 else "revoked")
+
+    def on_ClockJumped(self, data: dict[str, Any]) -> None:
+        """What was set before moves along."""
+        from_ms, delta_ms = int(data["from_id"].split("-")[0]), data["delta_ms"]
+        for case in self.cases.values():
+            if case.expires_ms is not None and case.expiry_set_ms < from_ms:
+                case.expires_ms = max(0, case.expires_ms + delta_ms)
+            if case.yield_by_ms is not None and case.yield_set_ms < from_ms:
+                case.yield_by_ms = max(0, case.yield_by_ms + delta_ms)
+            if case.wait_until_ms is not None and case.submitted_ms < from_ms:
+                case.wait_until_ms = max(0, case.wait_until_ms + delta_ms)
+
+    def on_SchedulerElected(self, data: dict[str, Any]) -> None:
+        """Its stamp was counted; there is nothing else to it."""
+
+    def on_LeaseObserved(self, data: dict[str, Any]) -> None:
+        """These rules do not act on it yet."""
+        self._reject(Rejection("unknown_type"))
+
+    def on_PolicySet(self, data: dict[str, Any]) -> None:
+        """Those who wait keep their keys."""
+        self.lock_delay_ms, self.head_start_ms = data["lock_delay_ms"], data["head_start_ms"]
+
+    def on_DeviceObserved(self, data: dict[str, Any]) -> None:
+        """A device is there, or changed."""
+        defaults = {"reserved_mib": 0, "margin_mib": 0, "foreign_mib": 0, "simulated": False, "healthy": True}
+        self.devices[f"{data['node']}/{data['device']}"] = defaults | data
+        self._deny_impossible()
+
+    def on_DeviceLost(self, data: dict[str, Any]) -> None:
+        """All that was on it ends; what of it lies on other devices stays charged there."""
+        key = f"{data['node']}/{data['device']}"
+        if key not in self.devices:
+            return
+        for case in self.room.on(key):
+            case.devices = [other for other in case.devices if other != key]
+            if case.is_ in ALIVE:
+                self._end(case, "device_lost")
+            elif not case.devices:
+                case.is_ = "over"
+        for case in self.queue():
+            if key in (case.aim or ()):
+                case.aim = None
+        del self.devices[key]
+        self._deny_impossible()
+
+    def _deny_impossible(self) -> None:
+        for case in self.queue():
+            if self.devices and not self.room.able(case.asked):
+                self._deny(case, "impossible")
+
+    def on_SessionLost(self, data: dict[str, Any]) -> None:
+        """All that the process asked for is over."""
+        member = (data["service"], data["session"])
+        self.lost.setdefault(member, self.now_ms)
+        mine = [case for case in self.cases.values() if (case.asked["service"], case.asked["session"]) == member]
+        for case in sorted(mine, key=lambda case: case.arrival):
+            if case.is_ == "waiting":
+                self._deny(case, "session_lost")
+            elif case.is_ in ALIVE:
+                self._end(case, "session_lost")
+
+    def on_VramReclaimed(self, data: dict[str, Any]) -> None:
+        """The memory is back."""
+        case = self.cases.get(data["lease_id"])
+        if case is not None and case.is_ == "reclaiming":
+            case.is_ = "over"
+
+    # ------------------------------------------------------------ services and operators
+
+    def on_LeaseRequested(self, data: dict[str, Any]) -> None:
+        """A new request is queued or denied, an old one answered again."""
+        asked = {name: data.get(name, default) for name, default in DEFAULTS.items()}
+        asked |= {name: data[name] for name in ("lease_id", "service", "vram_mib")}
+        known = self.cases.get(asked["lease_id"])
+        if known is not None:
+            self._ask_again(known, asked)
+            return
+        wait_until_ms = None if asked["wait_ms"] is None else self.now_ms + asked["wait_ms"]
+        key = self.now_ms - self.head_start_ms[asked["priority"]]
+        self.arrivals += 1
+        case = Case(asked, self.arrivals, key, self.now_ms, wait_until_ms)
+        self.cases[asked["lease_id"]] = case
+        if (asked["service"], asked["session"]) in self.lost:
+            self._deny(case, "session_lost")
+        elif self.devices and not self.room.able(asked):
+            self._deny(case, "impossible")
+
+    def _ask_again(self, known: Case, asked: dict[str, Any]) -> None:
+        forgotten = known.is_ == "reclaiming" and known.over_ms <= self.now_ms - DAY_MS
+        if asked != known.asked or forgotten:
+            self._refuse("duplicate", asked, asked)
+            return
+        if known.granted is not None:
+            expires_ms = known.expires_ms if known.is_ in ALIVE else known.granted["expires_at_ms"]
+            granted = known.granted | {"expires_at_ms": expires_ms}
+            self._answers.append(Answer("LeaseGranted", granted, _address(asked), False))
+        if known.final is not None:
+            self._answers.append(known.final._replace(is_new=False))
+
+    def _case_of(self, data: dict[str, Any]) -> Case | None:
+        """The sender's case; if there is none, that is told."""
+        case = self.cases.get(data["lease_id"])
+        if case is None or case.asked["service"] != data["service"]:
+            self._refuse("unknown_lease" if case is None else "not_owner", data, None)
+            return None
+        return case
+
+    def _lease_of(self, data: dict[str, Any]) -> Case | None:
+        """The sender's lease that may still change; if there is none, that is told."""
+        case = self._case_of(data)
+        if case is not None and case.is_ not in ("held", "idle"):
+            reason = "yielding" if case.is_ == "yielding" else "unknown_lease"
+            self._refuse(reason, data, case.asked)
+            return None
+        return case
+
+    def on_LeaseReleased(self, data: dict[str, Any]) -> None:
+        """A lease is given back, or a request taken back."""
+        case = self._case_of(data)
+        if case is not None and case.is_ == "waiting":
+            self._deny(case, "cancelled")
+        elif case is not None and case.is_ in ALIVE:
+            self._end(case, "yielded" if case.is_ == "yielding" else "released")
+
+    def on_LeaseRenewed(self, data: dict[str, Any]) -> None:
+        """A lease goes on."""
+        case = self._lease_of(data)
+        if case is not None:
+            case.expires_ms, case.expiry_set_ms = self.now_ms + data["ttl_ms"], self.now_ms
+            self._say("LeaseExtended", case, expires_at_ms=case.expires_ms)
+
+    def on_LeaseIdled(self, data: dict[str, Any]) -> None:
+        """A lease is kept, unused."""
+        case = self._lease_of(data)
+        if case is not None and not case.asked["reclaimable"]:
+            self._refuse("invalid", data, case.asked)
+        elif case is not None:
+            case.is_ = "idle"
+            self._say("LeaseStateChanged", case, state="idle")
+
+    def on_LeaseResumed(self, data: dict[str, Any]) -> None:
+        """A lease is used again."""
+        case = self._lease_of(data)
+        if case is not None:
+            case.is_ = "held"
+            self._say("LeaseStateChanged", case, state="held")
+
+    def on_LeaseReasserted(self, data: dict[str, Any]) -> None:
+        """Nothing new where the lease is known."""
+        case = self._case_of(data)
+        if case is not None and case.is_ not in ALIVE:
+            self._refuse("unknown_lease", data, case.asked)
+
+    def on_LeaseRevoked(self, data: dict[str, Any]) -> None:
+        """An operator ends it, now or after a grace."""
+        case = self.cases.get(data["lease_id"])
+        grace_ms = data.get("grace_ms", 0)
+        if case is None or case.is_ == "over":
+            self._reject(Rejection("unknown_lease", data["lease_id"]))
+        elif case.is_ == "waiting":
+            self._deny(case, "cancelled")
+        elif case.is_ == "reclaiming":
+            case.is_ = "over"
+        elif not grace_ms:
+            self._end(case, "revoked")
+        elif case.is_ != "yielding":
+            case.is_, case.yield_by_ms, case.yield_set_ms = "yielding", self.now_ms + grace_ms, self.now_ms
+            self._say("YieldRequested", case, deadline_ms=case.yield_by_ms, **{"for": None})
+
+
+def _address(asked: dict[str, Any]) -> str:
+    service, instance = asked["service"], asked["instance"]
+    return str(service) if instance is None else f"{service}:{instance}"
