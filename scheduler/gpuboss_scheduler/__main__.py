@@ -148,10 +148,12 @@ def _await_redis(url: str, wait_ms: int, stop: _StopFlag) -> None:
         try:
             client.ping()
             return
-        except redis.AuthenticationError as error:
-            raise ConfigError(f"Redis at {redact_url(url)} refuses the login: {error}") from None
+        except (redis.AuthenticationError, redis.ResponseError) as error:
+            raise ConfigError(f"Redis at {redact_url(url)} refuses: {error}") from None
         except (redis.ConnectionError, redis.TimeoutError) as error:
-            if time.monotonic() >= deadline_s or stop.asked():
+            if stop.asked():
+                return
+            if time.monotonic() >= deadline_s:
                 raise SchedulerUnavailable(
                     f"Redis at {redact_url(url)} does not answer ({error}); start it, wait for it with --wait 30s, "
                     "or start one of our own with --embedded"

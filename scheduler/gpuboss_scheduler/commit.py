@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 import msgspec
 
 from gpuboss.core.addresses import session_member
-from gpuboss.core.ledger import Lease
 from gpuboss.core.projections import device_row, lease_row, queue_row
 from gpuboss.core.state import State, Told, Turn
-from gpuboss.core.waitlist import Waiting
 from gpuboss.events import LeaseEnded, LeaseGranted
 from gpuboss.keys import Keys
 from gpuboss_scheduler.scripts import Script
@@ -29,11 +28,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Done(NamedTuple):
-    """What a commit answered: where the cursor is, whether everything up to it has been applied to the state, and
-    which leases somebody ended by deleting their row."""
+    """What a commit answered: where the cursor is, whether everything up to it has been applied to the state, the id
+    of the first decision if there is one, and which leases somebody ended by deleting their row."""
 
     cursor: str
     contiguous: bool
+    first_id: str
     missing: list[str]
 
 
@@ -89,7 +89,8 @@ class Batch:
         said: list[Argument] = []
         now_s = time.monotonic()
         written = set()  # leases whose row is written even if it is not there
-        for decision, address, is_new in self.told:
+        for told in self.told:
+            decision, address = told.decision, told.address
             stream = 0
             if address is not None:
                 if address not in streams:
@@ -98,49 +99,51 @@ class Batch:
                     streams[address] = -number if shown.must_revive(address, now_s) else number
                 stream = streams[address]
             data = _encode(decision)
-            if is_new:
+            if told.is_new:
                 seq += 1
                 data = b'%s,"epoch":%d,"seq":%d}' % (data[:-1], epoch, seq)
                 if isinstance(decision, LeaseGranted | LeaseEnded):
                     written.add(decision.lease_id)
-            said += (type(decision).__name__, data, stream, 1 if is_new else 0)
+            said += (type(decision).__name__, data, stream, 1 if told.is_new else 0)
         head: list[Argument] = [epoch, cursor, state.last_id, seq, state.now_ms, REPLIES_MAX, REPLIES_LIVE_MS]
         head += (state.policy.session_ttl_ms, len(self.told))
-        return names, [*head, *said, *self._rows(state, shown, written)]
+        arguments = [*head, *said]
+        for what, group in self._groups(state, shown, written).items():
+            arguments += (what, len(group), *group)
+        return names, arguments
 
-    def _rows(self, state: State, shown: Shown, written: set[str]) -> list[Argument]:
-        rows: list[Argument] = []
+    def _groups(self, state: State, shown: Shown, written: set[str]) -> dict[str, list[Argument]]:
+        """The rows to write and to take out, and the sessions that were named."""
+        groups: defaultdict[str, list[Argument]] = defaultdict(list)
         for lease_id in self._lease_ids:
             lease = state.ledger.leases.get(lease_id)
             waiting = state.waitlist.by_id.get(lease_id)
             if lease is not None:
                 # A lease that ended and is being reclaimed is shown, also when it ended because its row was deleted.
-                what = "grant" if lease_id in written else "lease"
-                rows += (what, lease_id, _encode(lease_row(lease)))
+                groups["grant" if lease_id in written else "lease"] += (lease_id, _encode(lease_row(lease)))
                 shown.leases.add(lease_id)
             elif lease_id in shown.leases:
-                rows += ("ended", lease_id, b"")
+                groups["ended"].append(lease_id)
                 shown.leases.discard(lease_id)
             if waiting is not None:
-                rows += ("wait", lease_id, _encode(queue_row(waiting)))
+                groups["wait"] += (lease_id, _encode(queue_row(waiting)))
                 shown.queue.add(lease_id)
             elif lease_id in shown.queue:
-                rows += ("served", lease_id, b"")
+                groups["served"].append(lease_id)
                 shown.queue.discard(lease_id)
-            rows += _session(lease or waiting)
+            owner = lease or waiting
+            if owner is not None and owner.request.session is not None:
+                groups["session"].append(session_member(owner.request.service, owner.request.session))
         for key in self._devices:
             device = state.ledger.devices.get(key)
-            rows += ("lost", key, b"") if device is None else ("device", key, _encode(device_row(device)))
-        return rows
+            if device is None:
+                groups["lost"].append(key)
+            else:
+                groups["device"] += (key, _encode(device_row(device)))
+        return groups
 
 
 def read_answer(answer: list[Any]) -> Done:
     """The script's answer, its status taken off."""
-    cursor, contiguous, *missing = answer
-    return Done(cursor.decode(), contiguous == 1, [lease_id.decode() for lease_id in missing])
-
-
-def _session(owner: Lease | Waiting | None) -> tuple[Argument, ...]:
-    if owner is None or owner.request.session is None:
-        return ()
-    return ("session", session_member(owner.request.service, owner.request.session), b"")
+    cursor, contiguous, first_id, *missing = answer
+    return Done(cursor.decode(), contiguous == 1, first_id.decode(), [lease_id.decode() for lease_id in missing])

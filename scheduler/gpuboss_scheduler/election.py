@@ -70,14 +70,23 @@ class Claim(NamedTuple):
 
 
 def claim(
-    client: redis.Redis, keys: Keys, seen: Seen, *, epoch: int, seq: int, cursor: str, about: dict[str, Any]
+    client: redis.Redis,
+    keys: Keys,
+    seen: Seen,
+    *,
+    epoch: int,
+    seq: int,
+    cursor: str,
+    incarnation: str,
+    about: dict[str, Any],
 ) -> Claim | None:
     """Begin the next reign; None if somebody else was faster, or the leader beat after all.
 
-    `epoch` and `seq` are the highest in the log, `cursor` the last entry decided; `about` is what the hash shows.
+    `epoch` and `seq` are the highest in the log, `cursor` the last entry decided, `incarnation` the log's own name,
+    empty if it has none yet; `about` is what the hash shows.
     """
     new_epoch = max(epoch, int(seen.epoch or 0)) + 1
-    incarnation = seen.incarnation or secrets.token_hex(8)
+    incarnation = seen.incarnation or incarnation or secrets.token_hex(8)
     elected = SchedulerElected(
         scheduler=about["leader"], version=about["version"], core=CORE_VERSION, incarnation=incarnation
     )

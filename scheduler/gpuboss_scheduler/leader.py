@@ -10,11 +10,14 @@ from gpuboss.events import ClockJumped
 from gpuboss.log import Entry, LogReader
 from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import LogClock
-from gpuboss_scheduler.commit import Batch, Shown, commit_script, read_answer
+from gpuboss_scheduler.commit import Argument, Batch, Done, Shown, commit_script, read_answer
 from gpuboss_scheduler.failpoints import failpoint
+from gpuboss_scheduler.readback import Readback
 from gpuboss_scheduler.reign import Reign
 from gpuboss_scheduler.scripts import check
 from gpuboss_scheduler.wire import Wire
+
+BUSY = 16  # entries in one batch from which on reading ahead is worth its round trip
 
 
 class Leader:
@@ -30,55 +33,79 @@ class Leader:
         self._clock = clock
         self._chores = chores
         self._shown = Shown(state)
+        self._readback = Readback()
+        self._missing: list[str] = []  # leases whose row was found to be deleted
 
     def catch_up(self, through: str) -> None:
         """Decide the tail that the last leader left, and what this one has found, through `through`, in one commit:
         a grant to a holder that proves dead has ended when anybody hears of it."""
-        self._decide(list(LogReader(self._reign.client, self._keys).entries(self._read_through, through)))
+        self._work_off(list(LogReader(self._reign.client, self._keys).entries(self._read_through, through)))
 
     def lead(self, stopping: Callable[[], bool]) -> None:
         """Until told to stop. Raises `Deposed` when another scheduler leads, and redis' errors."""
         while not stopping():
             self._wire.ask(self._keys.events, self._read_through)
             if self._wire.answered(self._chores.wait_s()):
-                self._decide(self._wire.entries())
+                self._work_off(self._wire.entries())
             self._chores.run_due()
 
-    def _decide(self, entries: list[Entry]) -> None:
-        if not entries:
-            return
-        failpoint("batch-read")
-        batch = Batch()
-        for entry in entries:
-            batch.add(step(self._state, entry.id, entry.fields))
-        self._read_through = entries[-1].id
-        failpoint("batch-decided")
-        if not batch.empty:
-            self._commit(batch)
-        self._look_at_clock(entries)
-        self._chores.after_batch(len(entries))
+    def _work_off(self, entries: list[Entry]) -> None:
+        """Decide a batch and commit it; under load, decide the next one while the server is busy with the commit.
 
-    def _commit(self, batch: Batch) -> None:
+        Whatever else there is to do waits for the end of this: it must not see decisions that are not committed.
+        """
+        batch = self._decide(entries)
+        while not batch.empty:
+            commit = self._write_out(batch)
+            is_busy = len(entries) >= BUSY and self._chores.wait_s() > 0
+            if is_busy:
+                self._wire.ask(self._keys.events, self._read_through, wait=False)
+            self._wire.call(commit_script, *commit)
+            entries = self._wire.entries() if is_busy else []
+            following = self._decide(entries)
+            self._settle(batch, read_answer(check(self._wire.answer())))
+            batch = following
+        # Before anything else: whoever was just answered may ask again at once.
+        self._wire.ask(self._keys.events, self._read_through)
+        self._look_at_clock()
+        self._chores.lease_facts.revoke(self._missing)
+        self._missing.clear()
+
+    def _decide(self, entries: list[Entry]) -> Batch:
+        batch = Batch()
+        if entries:
+            failpoint("batch-read")
+            for entry in self._readback.others(entries, self._state):
+                batch.add(step(self._state, entry.id, entry.fields))
+            self._read_through = entries[-1].id
+            self._chores.snapshots.count(len(entries))
+            failpoint("batch-decided")
+        return batch
+
+    def _write_out(self, batch: Batch) -> tuple[list[str], list[Argument]]:
         reign = self._reign
-        keys, arguments = batch.arguments(
+        commit = batch.arguments(
             self._keys, self._state, self._shown, epoch=reign.epoch, seq=reign.seq, cursor=self._cursor
         )
         failpoint("commit-built")
-        done = read_answer(check(self._wire.call(commit_script, keys, arguments)))
+        return commit
+
+    def _settle(self, batch: Batch, done: Done) -> None:
         failpoint("committed")
+        reign = self._reign
         reign.seq += batch.decisions
         self._cursor = done.cursor
+        self._missing += done.missing
         if done.contiguous:
             # Our own decisions stand right behind what was read: they need not be read back.
             self._state.seq = reign.seq
             self._state.last_id = self._read_through = done.cursor
-        # Before anything else: whoever was just answered may ask again at once.
-        self._wire.ask(self._keys.events, self._read_through)
-        self._chores.rows_were_missing(done.missing)
+        else:
+            self._readback.expect(done.first_id, batch.decisions, reign.seq)
 
-    def _look_at_clock(self, entries: list[Entry]) -> None:
-        jumped_ms = self._clock.see(entry_ms(entries[-1].id))
+    def _look_at_clock(self) -> None:
+        """Has the server's clock jumped, since the last look, at the last entry that was read?"""
+        read_ms = entry_ms(self._read_through)
+        jumped_ms = self._clock.see(read_ms)
         if jumped_ms:
-            before_ms = entry_ms(entries[-1].id) - jumped_ms
-            first = next(entry.id for entry in entries if entry_ms(entry.id) > before_ms)
-            self._reign.append([ClockJumped(from_id=first, delta_ms=jumped_ms)])
+            self._reign.append([ClockJumped(from_id=f"{read_ms}-0", delta_ms=jumped_ms)])

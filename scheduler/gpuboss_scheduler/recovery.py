@@ -6,14 +6,18 @@ lead: it could promise what is promised already.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from gpuboss.core.addresses import session_member
 from gpuboss.core.door import is_decision, is_stamped, read_data, read_event, read_stamp, read_type
 from gpuboss.core.state import State
 from gpuboss.core.verification import Verifier, parse_id
-from gpuboss.events import EventRejected, LeaseRequested, Stamp
+from gpuboss.events import Decision, EventRejected, LeaseRequested, Stamp
 from gpuboss.log import Entry, LogDamaged, LogReader
+
+_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 class Recovered(msgspec.Struct):
@@ -32,14 +36,16 @@ def recover(log: LogReader, cursor: str) -> Recovered:
 
     Raises `LogDamaged` if the decisions in the log do not follow from it.
     """
-    if not cursor:
-        cursor = _last_cause(log)
     state = log.snapshot() or State()
-    if parse_id(state.last_id) > parse_id(cursor):
+    last_id = log.last_id() or "0-0"
+    # Behind the cursor it may well stand: entries that lead to nothing are folded, and move no cursor.
+    if parse_id(state.last_id) > parse_id(last_id):
         raise LogDamaged(
-            f"the snapshot stands at {state.last_id}, behind the cursor {cursor}: it belongs to another log; "
-            "delete it if the log is whole"
+            f"the snapshot stands at {state.last_id}, behind the last entry of the log, {last_id}: it belongs to "
+            "another log; delete it if the log is whole"
         )
+    if not cursor:
+        cursor = _last_cause(log, state)
     _check_beginning(log, state)
     verifier = Verifier(state, lambda: _forged_ids(log, state.last_id))
     tail = Recovered(state, cursor, 0, 0, [])
@@ -73,9 +79,8 @@ def _peek(entry: Entry, highest: Stamp, sessions: list[str]) -> Stamp:
     """What a new leader must know of an undecided entry before it decides it."""
     type_name = read_type(entry.fields)
     stamp = _stamp(entry)
-    revoked_by_scheduler = type_name == b"LeaseRevoked" and stamp.epoch == highest.epoch
-    if type_name is not None and (is_stamped(type_name) or revoked_by_scheduler) and stamp.seq == highest.seq + 1:
-        return stamp if stamp.epoch >= highest.epoch else highest
+    if type_name is not None and _is_next(type_name, stamp, highest):
+        return stamp
     if type_name == b"LeaseRequested":
         event = read_event(entry.fields)
         if isinstance(event, LeaseRequested) and event.session is not None:
@@ -83,19 +88,38 @@ def _peek(entry: Entry, highest: Stamp, sessions: list[str]) -> Stamp:
     return highest
 
 
+def _is_next(type_name: bytes, stamp: Stamp, last: Stamp) -> bool:
+    """Whether the scheduler wrote this next, `last` being the numbers of what it wrote before."""
+    if stamp.seq != last.seq + 1 or not (is_stamped(type_name) or type_name == b"LeaseRevoked"):
+        return False
+    return stamp.epoch > last.epoch if type_name == b"SchedulerElected" else stamp.epoch == last.epoch > 0
+
+
 def _stamp(entry: Entry) -> Stamp:
     return read_stamp(read_data(entry.fields)) if read_type(entry.fields) is not None else Stamp()
 
 
-def _last_cause(log: LogReader) -> str:
-    """The last input that was decided, from the log alone: for when the scheduler's hash was deleted."""
-    last = "0-0"
-    for entry in log.entries():
+def _last_cause(log: LogReader, state: State) -> str:
+    """The last input that was decided, from the log alone: for when the scheduler's hash was deleted.
+
+    Only what carries the scheduler's numbers counts: anybody can append what looks like a decision.
+    """
+    last = state.last_id
+    highest = Stamp(state.epoch, state.seq)
+    for entry in log.entries(after=state.last_id):
+        before, highest = highest, _peek(entry, highest, [])
         type_name = read_type(entry.fields)
-        if type_name is not None and is_decision(type_name):
-            cause = msgspec.json.decode(read_data(entry.fields), type=_Cause).cause
-            last = max(last, cause, key=parse_id)
+        if highest is not before and type_name is not None and is_decision(type_name):
+            last = max(last, _cause(entry), key=parse_id)
     return last
+
+
+def _cause(entry: Entry) -> str:
+    """What a decision says that it follows from; the beginning of the log if it does not say so."""
+    decision = read_event(entry.fields)
+    if isinstance(decision, Decision) and _ID.fullmatch(decision.cause):
+        return decision.cause
+    return "0-0"
 
 
 def _forged_ids(log: LogReader, after: str) -> frozenset[str]:
@@ -107,7 +131,3 @@ def _forged_ids(log: LogReader, after: str) -> frozenset[str]:
             if isinstance(event, EventRejected) and event.reason == "forged":
                 ids.add(event.event_id)
     return frozenset(ids)
-
-
-class _Cause(msgspec.Struct):
-    cause: str = "0-0"

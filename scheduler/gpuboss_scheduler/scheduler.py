@@ -26,7 +26,8 @@ from gpuboss_scheduler.recovery import Recovered, recover
 from gpuboss_scheduler.reign import Reign
 from gpuboss_scheduler.scripts import Deposed
 from gpuboss_scheduler.server_checks import durability_of
-from gpuboss_scheduler.sessions import lose_silent_sessions
+from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
+from gpuboss_scheduler.snapshots import Snapshots
 from gpuboss_scheduler.status import Status
 from gpuboss_scheduler.wire import Wire
 
@@ -57,6 +58,7 @@ class Scheduler:
         self._status = status
         self._stopping_asked = stopping
         self._standing_by = False
+        self._trust = Trust(config.scheduler.session_ttl_ms)
 
     def run(self) -> None:
         """Until told to stop. Redis may go away and come back; raises `ConfigError` and `LogDamaged`."""
@@ -66,11 +68,13 @@ class Scheduler:
         while not self._stopping():
             try:
                 self._run_connected()
-            except (redis.ConnectionError, redis.TimeoutError) as error:
+            except redis.RedisError as error:
+                # Refusals too: the server is full, or cannot write its disk, or was made a replica. It may pass.
+                what = "refuses" if isinstance(error, redis.ResponseError) else "does not answer"
                 if reached:
-                    say(f"Redis at {redact_url(self._url)} does not answer ({error}); trying again")
+                    say(f"Redis at {redact_url(self._url)} {what} ({error}); trying again")
                 reached = False
-                self._status.role, self._status.problem = "starting", f"Redis does not answer: {error}"
+                self._status.role, self._status.problem = "starting", f"Redis {what}: {error}"
                 time.sleep(RETRY_S)
             else:
                 reached = True
@@ -98,6 +102,7 @@ class Scheduler:
         watch = Watch()
         while not self._stopping():
             seen = look(client, self._keys)
+            self._trust.answered()
             ours = seen.leader == self._name  # it was us, before the connection broke
             if ours or watch.vacant(seen):
                 recovered = recover(LogReader(client, self._keys), seen.cursor)
@@ -109,6 +114,7 @@ class Scheduler:
                     epoch=recovered.epoch,
                     seq=recovered.seq,
                     cursor=recovered.cursor,
+                    incarnation=recovered.state.incarnation,
                     about=self._about(durability),
                 )
                 if won is not None:
@@ -126,7 +132,8 @@ class Scheduler:
         wire = Wire(self._url)
         try:
             clock = LogClock(entry_ms(won.elected_id))
-            chores = Chores(reign, state, clock, self._config.snapshot_every)
+            snapshots = Snapshots(reign, state, self._config.snapshot_every)
+            chores = Chores(reign, state, clock, self._trust, snapshots)
             leader = Leader(wire, reign, state, recovered.cursor, clock, chores)
             through = self._write_facts(reign, recovered) or won.elected_id
             failpoint("facts-appended")
@@ -136,7 +143,7 @@ class Scheduler:
             self._standing_by = False
             self._status.role, self._status.problem = "leading", ""
             leader.lead(self._stopping)
-            chores.write_snapshot()
+            snapshots.write()
             reign.resign()
         except Deposed as deposed:
             say(f"another scheduler leads ({deposed})")
@@ -153,7 +160,7 @@ class Scheduler:
         facts += _device_facts(state, self._node, self._devices)
         last_id = reign.append(facts) if facts else None
         members = [*state.sessions, *recovered.tail_sessions]
-        if lose_silent_sessions(reign, members, policy.session_ttl_ms):
+        if self._trust.holds() and lose_silent_sessions(reign, members, policy.session_ttl_ms):
             last_id = LogReader(reign.client, self._keys).last_id()
         return last_id
 

@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from gpuboss.events import SessionLost
 from gpuboss_scheduler.reign import Reign, stamped
 from gpuboss_scheduler.scripts import Script
 
+STALL_S = 1.0  # a server that answers nothing for longer stood still, or was gone, and nobody could beat either
+
 _sessions = Script("sessions")
 _lose_sessions = Script("lose_sessions")
+
+
+class Trust:
+    """Whether a session's silence says that its process is dead. It does not while the server stood still, nor for
+    one session TTL after: whoever lives needs that time to be heard again. The same holds when the server's clock
+    jumps ahead, by which sessions are timed, as it does when a machine wakes up. One for the whole life of a
+    scheduler, because a server that is away for long ends its reign."""
+
+    def __init__(self, session_ttl_ms: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._session_ttl_s = session_ttl_ms / 1000
+        self._monotonic = monotonic
+        self._answered_s: float | None = None
+        self._ahead_s: float | None = None  # the server's clock, as far as it is ahead of ours
+        self._from_s = 0.0
+
+    def answered(self, server_ms: int | None = None) -> None:
+        """The server answered, and maybe told its time. To be said several times a second."""
+        now_s = self._monotonic()
+        late = self._answered_s is not None and now_s - self._answered_s > STALL_S
+        self._answered_s = now_s
+        if server_ms is not None:
+            ahead_s = server_ms / 1000 - now_s
+            late = late or (self._ahead_s is not None and ahead_s - self._ahead_s > STALL_S)
+            self._ahead_s = ahead_s
+        if late:
+            self._from_s = now_s + self._session_ttl_s
+
+    def holds(self) -> bool:
+        """Whether who is past its time is dead."""
+        return self._monotonic() >= self._from_s
 
 
 def lose_silent_sessions(reign: Reign, members: Iterable[str], session_ttl_ms: int) -> int:
@@ -19,8 +52,9 @@ def lose_silent_sessions(reign: Reign, members: Iterable[str], session_ttl_ms: i
     are forgotten without a word.
     """
     keys, ours = reign.keys, dict.fromkeys(members)
+    asked_s = time.monotonic()
     past = _sessions(reign.client, [keys.scheduler, keys.sessions], [reign.epoch, session_ttl_ms, *ours])
-    if not past:
+    if not past or time.monotonic() - asked_s > STALL_S:
         return 0
     arguments: list[str | bytes | int] = [reign.epoch, reign.seq]
     for member in past:

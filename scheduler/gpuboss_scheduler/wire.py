@@ -39,16 +39,19 @@ class Wire:
         self._reader = hiredis.Reader()
         self._answer: Any = False  # False: none yet, as hiredis has it
         self._asked_s: float | None = None
+        self._called: tuple[Argument, ...] = ()
 
     def close(self) -> None:
         """Close the connection; a read that is under way is given up."""
         self._connection.disconnect()
         self._client.close()
 
-    def ask(self, stream: str, after: str) -> None:
-        """Ask for the entries behind `after`, unless that was asked already; the server waits for one to come."""
+    def ask(self, stream: str, after: str, *, wait: bool = True) -> None:
+        """Ask for the entries behind `after`, unless that was asked already; if there are none, the server waits for
+        one to come, or does not."""
         if self._asked_s is None:
-            self._send("XREAD", "COUNT", BATCH_MAX, "BLOCK", BLOCK_MS, "STREAMS", stream, after)
+            blocking = ("BLOCK", BLOCK_MS) if wait else ()
+            self._send("XREAD", "COUNT", BATCH_MAX, *blocking, "STREAMS", stream, after)
             self._asked_s = time.monotonic()
 
     def answered(self, timeout_s: float) -> bool:
@@ -62,30 +65,34 @@ class Wire:
         return False
 
     def entries(self) -> list[Entry]:
-        """The answer to `ask`; empty if nothing came while the server waited."""
+        """The answer to `ask`, once it is there; empty if there are none."""
         self._asked_s = None
-        answer = self._take()
+        answer = self._await()
         if not answer:
             return []
         return [Entry(entry_id.decode(), fields) for entry_id, fields in answer[0][1]]
 
-    def call(self, script: Script, keys: list[str], arguments: list[Argument]) -> list[Any]:
-        """Run a script, and return its answer, status and all. No read of the log may be under way."""
-        assert self._asked_s is None
+    def call(self, script: Script, keys: list[str], arguments: list[Argument]) -> None:
+        """Send a script's call. A read that is under way must be one that does not wait."""
         self._send("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        self._called = (script.text, len(keys), *keys, *arguments)
         failpoint("commit-sent")
+
+    def answer(self) -> list[Any]:
+        """The answer to `call`, status and all. No read of the log may be under way."""
+        assert self._asked_s is None
         try:
             return list(self._await())
         except ResponseError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
-        self._send("EVAL", script.text, len(keys), *keys, *arguments)
+        self._send("EVAL", *self._called)  # the server was restarted: it forgets scripts
         return list(self._await())
 
     def _send(self, *command: Argument) -> None:
         try:
             self._socket.settimeout(ANSWER_WITHIN_S)
-            self._socket.sendall(hiredis.pack_command(command))
+            self._socket.sendall(hiredis.pack_command(cast(Any, command)))
         except OSError as error:
             raise RedisConnectionError(f"cannot send to Redis: {error}") from error
 

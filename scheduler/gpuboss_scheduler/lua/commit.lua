@@ -4,15 +4,15 @@
 -- KEYS  scheduler events leases queue devices sessions  then the reply streams that are written to
 -- ARGV  epoch, expected cursor, new cursor, new seq, now_ms, reply cap, reply life ms, session ttl ms, number of
 --       decisions; for each decision: type, data, number of its reply stream (0: none, negative: and let it live on),
---       1 if it is new to the log; then rows, each as: what, name, row. What is
---         grant  write a lease's row        lease   rewrite it, if it is still there      ended   take it out
---         wait   write a request's row      served  take it out
---         device write a device's row       lost    take it out
---         session  let this session live for one TTL, if it is not known
--- Returns OK, the cursor, 1 if nothing stands between the cursor and the decisions, then the leases whose row
--- somebody deleted; or FENCED, or STALE.
+--       1 if it is new to the log; then groups, each as: what, how many arguments follow, these. What is
+--         grant   leases to write (id, row)       lease   to rewrite if still there (id, row)   ended   to take out
+--         wait    requests to write (id, row)     served  to take out
+--         device  devices to write (name, row)    lost    to take out
+--         session members that live for one TTL if they are not known
+-- Returns OK, the cursor, 1 if nothing stands between the cursor and the decisions, the id of the first of these or
+-- '', then the leases whose row somebody deleted; or FENCED, or STALE.
 local call, pcall = redis.call, redis.pcall
-local scheduler, events = KEYS[1], KEYS[2]
+local scheduler, events, leases, queue, devices, sessions = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local reign = call('HMGET', scheduler, 'epoch', 'cursor')
 if reign[1] ~= ARGV[1] then return {'FENCED', reign[1] or ''} end
 if reign[2] ~= ARGV[2] then return {'STALE', reign[2] or ''} end
@@ -20,6 +20,8 @@ if reign[2] ~= ARGV[2] then return {'STALE', reign[2] or ''} end
 local function write(command, key, ...)
   local answer = pcall(command, key, ...)
   if type(answer) == 'table' and answer.err then
+    -- Any other trouble passes, as a full memory does, and is no reason to throw anything away.
+    if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer) end
     call('DEL', key)
     answer = call(command, key, ...)
   end
@@ -28,51 +30,57 @@ end
 
 local cursor, now = ARGV[3], ARGV[5]
 local contiguous = #call('XRANGE', events, '(' .. cursor, '+', 'COUNT', 1) == 0
+local tail, cap, first = ',"now_ms":' .. now .. '}', ARGV[6], ''
 local at = 10
 for _ = 1, tonumber(ARGV[9]) do
   local kind, data, stream = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   if ARGV[at + 3] == '1' then
     local id = call('XADD', events, '*', 'type', kind, 'data', data)
+    if first == '' then first = id end
     if contiguous then cursor = id end
   end
   if stream ~= 0 then
     local key = KEYS[6 + math.abs(stream)]
-    write('XADD', key, 'MAXLEN', '~', ARGV[6], '*', 'type', kind,
-      'data', string.sub(data, 1, -2) .. ',"now_ms":' .. now .. '}')
+    write('XADD', key, 'MAXLEN', '~', cap, '*', 'type', kind, 'data', string.sub(data, 1, -2) .. tail)
     if stream < 0 then call('PEXPIRE', key, ARGV[7]) end
   end
   at = at + 4
 end
 
-local missing, dies_ms = {}, nil
-for row = at, #ARGV, 3 do
-  local what, name = ARGV[row], ARGV[row + 1]
-  if what == 'grant' then
-    write('HSET', KEYS[3], name, ARGV[row + 2])
-  elseif what == 'device' then
-    write('HSET', KEYS[5], name, ARGV[row + 2])
-  elseif what == 'ended' then
-    write('HDEL', KEYS[3], name)
-  elseif what == 'wait' then
-    write('HSET', KEYS[4], name, ARGV[row + 2])
-  elseif what == 'served' then
-    write('HDEL', KEYS[4], name)
-  elseif what == 'lease' then
-    -- A row that is not there was deleted by somebody who wants the lease to end: it must not come back by itself.
-    if write('HEXISTS', KEYS[3], name) == 1 then
-      call('HSET', KEYS[3], name, ARGV[row + 2])
-    else
-      missing[#missing + 1] = name
-    end
-  elseif what == 'lost' then
-    write('HDEL', KEYS[5], name)
-  elseif what == 'session' then
-    if not dies_ms then
-      local time = call('TIME')
-      dies_ms = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[8])
-    end
-    write('ZADD', KEYS[6], 'NX', dies_ms, name)
+-- A call takes some 8,000 arguments at most.
+local function write_all(command, key, from, to)
+  for chunk = from, to, 4000 do
+    write(command, key, unpack(ARGV, chunk, math.min(chunk + 3999, to)))
   end
 end
+local missing = {}
+local groups = {
+  grant = function(from, to) write_all('HSET', leases, from, to) end,
+  ended = function(from, to) write_all('HDEL', leases, from, to) end,
+  wait = function(from, to) write_all('HSET', queue, from, to) end,
+  served = function(from, to) write_all('HDEL', queue, from, to) end,
+  device = function(from, to) write_all('HSET', devices, from, to) end,
+  lost = function(from, to) write_all('HDEL', devices, from, to) end,
+  lease = function(from, to)
+    -- A row that is not there was deleted by somebody who wants the lease to end: it must not come back by itself.
+    for row = from, to, 2 do
+      if write('HEXISTS', leases, ARGV[row]) == 1 then
+        call('HSET', leases, ARGV[row], ARGV[row + 1])
+      else
+        missing[#missing + 1] = ARGV[row]
+      end
+    end
+  end,
+  session = function(from, to)
+    local time = call('TIME')
+    local dies_ms = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[8])
+    for member = from, to do write('ZADD', sessions, 'NX', dies_ms, ARGV[member]) end
+  end,
+}
+while at < #ARGV do
+  local what, following = ARGV[at], tonumber(ARGV[at + 1])
+  groups[what](at + 2, at + 1 + following)
+  at = at + 2 + following
+end
 call('HSET', scheduler, 'cursor', cursor, 'seq', ARGV[4])
-return {'OK', cursor, contiguous and 1 or 0, unpack(missing)}
+return {'OK', cursor, contiguous and 1 or 0, first, unpack(missing)}

@@ -1,0 +1,42 @@
+"""Keeping the state now and then, so that a start reads only what comes after it."""
+
+from __future__ import annotations
+
+from gpuboss.core import snapshot
+from gpuboss.core.machine import CORE_VERSION
+from gpuboss.core.state import State
+from gpuboss_scheduler.failpoints import failpoint
+from gpuboss_scheduler.reign import Reign
+from gpuboss_scheduler.scripts import Script
+
+_snapshot = Script("snapshot")
+
+
+class Snapshots:
+    """The one snapshot of a namespace, written by whoever leads."""
+
+    def __init__(self, reign: Reign, state: State, every: int) -> None:
+        """`every`: after so many entries at the earliest; the more there is to write, the more rarely."""
+        self._reign = reign
+        self._state = state
+        self._every = every
+        self._since = 0
+
+    def count(self, entries: int) -> None:
+        """So many entries were read."""
+        self._since += entries
+
+    def are_due(self) -> bool:
+        """Whether enough was read since the last one: so much that writing it stays a small part of the work."""
+        state = self._state
+        held = len(state.history.by_name) + len(state.waitlist.by_id) + len(state.ledger.leases)
+        return self._since >= max(self._every, 2 * held)
+
+    def write(self) -> None:
+        """Keep the state. Everything that was decided must be committed."""
+        self._since = 0
+        dumped = snapshot.dump(self._state)
+        keys = self._reign.keys
+        arguments = [self._reign.epoch, self._state.last_id, CORE_VERSION, snapshot.digest(dumped), dumped]
+        _snapshot(self._reign.client, [keys.scheduler, keys.snapshot], arguments)
+        failpoint("snapshot-written")
