@@ -9,8 +9,6 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from gpuboss.errors import ConfigError
-from gpuboss.events import HeadStart, Priority
 from gpuboss.config.settings import (
     CONFIG_VARIABLE,
     SETTINGS,
@@ -25,6 +23,8 @@ from gpuboss.config.settings import (
 from gpuboss.config.units import gb_to_mib, parse_devices, parse_duration_ms, parse_size_mib
 from gpuboss.config.values import read_device, redact_url
 from gpuboss.config.yaml_lines import read_yaml
+from gpuboss.errors import ConfigError
+from gpuboss.events import HeadStart, Priority
 
 __all__ = [
     "Config",

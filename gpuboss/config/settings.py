@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from gpuboss.errors import ConfigError
-from gpuboss.events import GPUS_MAX, MS_MAX
 from gpuboss.config.units import (
     parse_devices,
     parse_duration_ms,
@@ -33,6 +31,8 @@ from gpuboss.config.values import (
     whole_number,
 )
 from gpuboss.config.yaml_lines import Located
+from gpuboss.errors import ConfigError
+from gpuboss.events import GPUS_MAX, MS_MAX
 
 CONFIG_VARIABLE = "GPUBOSS_CONFIG"
 NAME_CHARACTERS_MAX = 128

@@ -7,8 +7,8 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from gpuboss.errors import ConfigError
 from gpuboss.config.values import shown
+from gpuboss.errors import ConfigError
 
 if TYPE_CHECKING:
     from yaml import Node, ScalarNode, YAMLError
