@@ -170,7 +170,7 @@ def test_a_wheel_holds_its_package_whole_and_nothing_else(distribution: Distribu
 
 
 def test_the_schedulers_package_holds_its_commit_script() -> None:
-    assert (SCHEDULER / "commit.lua").is_file()
+    assert (SCHEDULER / "lua" / "commit.lua").is_file()
 
 
 def compose() -> dict[str, Any]:
