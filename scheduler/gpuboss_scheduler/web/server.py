@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 
@@ -17,7 +18,12 @@ class WebServer:
     """One HTTP server on one address."""
 
     def __init__(self, application: Starlette, host: str, port: int) -> None:
-        """Binds at once. Raises `ConfigError` if the address is taken or is none of ours."""
+        """Binds at once. Raises `ConfigError` if the address is taken, none of ours, or open to others."""
+        if not _is_loopback(host):
+            raise ConfigError(
+                f"HTTP on {host} could be read by everybody who reaches this machine; listen on loopback, for example "
+                f"--http 127.0.0.1:{port}, and put a proxy that asks for a token in front of it"
+            )
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.socket(family, socket.SOCK_STREAM)
@@ -49,3 +55,12 @@ class WebServer:
         self._server.should_exit = True
         self._thread.join(STOP_DEADLINE_S)
         self._socket.close()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
