@@ -9,6 +9,7 @@ import msgspec
 
 from gpuboss.cli.wording import ago, count, duration, since, size
 from gpuboss.core.explain import explain
+from gpuboss.core.granting import kept_free
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
@@ -104,11 +105,11 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
         yield "start a scheduler that has devices: none is known yet"
         return
     if request.device is not None or request.node is not None:
-        free = place(shape._replace(device=None, node=None), state.candidates(shape._replace(device=None, node=None)))
+        free = place(shape._replace(device=None, node=None), _open_to(state, waiting, device=None, node=None))
         if free:
             yield f"without the wish for {request.device or request.node} it would fit on {_names(free)} now"
     if request.exclusive:
-        free = place(shape._replace(exclusive=False), state.candidates(shape))
+        free = place(shape._replace(exclusive=False), _open_to(state, waiting))
         if free:
             yield f"if it shared its device (exclusive=false), it would fit on {_names(free)} now"
     held = [each for each in found["blockers"] if each["state"] in ("held", "idle")]
@@ -119,9 +120,15 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
         yield "VRAM of a lease that ended uncleanly comes back once its memory is seen to be gone"
     if found["reason"] == "reserved_for" and request.priority != "high":
         yield "a higher priority comes first; those named above were asked for earlier, or with more of it"
-    room_mib = max((device.free_mib for device in state.candidates(shape) if not device.exclusive), default=0)
+    room_mib = max((device.free_mib for device in _open_to(state, waiting) if not device.exclusive), default=0)
     if found["reason"] in ("no_room", "pinned_device_full") and 0 < room_mib < request.vram_mib:
         yield f"a request of {size(room_mib)} or less has room now"
+
+
+def _open_to(state: State, waiting: Waiting, **other: None) -> list[Device]:
+    """The devices that could hold such a request, or one with `other` wishes, and are not kept for earlier ones."""
+    kept = kept_free(state, waiting)
+    return [device for device in state.candidates(waiting.shape._replace(**other)) if device not in kept]
 
 
 def _held(lease: Lease, past: Past | None, ended_at_ms: int) -> Account:
