@@ -15,7 +15,7 @@ from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
 from gpuboss.core.projections import lease_row
 from gpuboss.core.state import State
-from gpuboss.core.waitlist import Waiting
+from gpuboss.core.waitlist import Shape, Waiting
 from gpuboss.events import LeaseDenied, LeaseEnded, LeaseGranted
 from gpuboss.terminal import escaped
 
@@ -105,11 +105,12 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
         yield "start a scheduler that has devices: none is known yet"
         return
     if request.device is not None or request.node is not None:
-        free = place(shape._replace(device=None, node=None), _open_to(state, waiting, device=None, node=None))
+        anywhere = shape._replace(device=None, node=None)
+        free = place(anywhere, _open_to(state, waiting, anywhere))
         if free:
             yield f"without the wish for {request.device or request.node} it would fit on {_names(free)} now"
     if request.exclusive:
-        free = place(shape._replace(exclusive=False), _open_to(state, waiting))
+        free = place(shape._replace(exclusive=False), _open_to(state, waiting, shape))
         if free:
             yield f"if it shared its device (exclusive=false), it would fit on {_names(free)} now"
     held = [each for each in found["blockers"] if each["state"] in ("held", "idle")]
@@ -120,15 +121,15 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
         yield "VRAM of a lease that ended uncleanly comes back once its memory is seen to be gone"
     if found["reason"] == "reserved_for" and request.priority != "high":
         yield "a higher priority comes first; those named above were asked for earlier, or with more of it"
-    room_mib = max((device.free_mib for device in _open_to(state, waiting) if not device.exclusive), default=0)
+    room_mib = max((device.free_mib for device in _open_to(state, waiting, shape) if not device.exclusive), default=0)
     if found["reason"] in ("no_room", "pinned_device_full") and 0 < room_mib < request.vram_mib:
         yield f"a request of {size(room_mib)} or less has room now"
 
 
-def _open_to(state: State, waiting: Waiting, **other: None) -> list[Device]:
-    """The devices that could hold such a request, or one with `other` wishes, and are not kept for earlier ones."""
+def _open_to(state: State, waiting: Waiting, shape: Shape) -> list[Device]:
+    """The devices that could hold this shape and are not kept for requests that come before."""
     kept = kept_free(state, waiting)
-    return [device for device in state.candidates(waiting.shape._replace(**other)) if device not in kept]
+    return [device for device in state.candidates(shape) if device not in kept]
 
 
 def _held(lease: Lease, past: Past | None, ended_at_ms: int) -> Account:
