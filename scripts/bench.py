@@ -85,11 +85,9 @@ def one_outstanding(path: str, stream: bytes, answers: bytes, rounds: int) -> li
     raw, last, took = Raw(path), b"0-0", []
     for number in range(rounds):
         started = time.perf_counter()
-        raw.send(
-            (b"XADD", stream, b"*", b"type", b"LeaseRequested", b"data", request(number)),
-            (b"XREAD", b"BLOCK", 5000, b"STREAMS", answers, last),
-        )
+        raw.send((b"XADD", stream, b"*", b"type", b"LeaseRequested", b"data", request(number)))
         raw.read()
+        raw.send((b"XREAD", b"BLOCK", 5000, b"STREAMS", answers, last))
         last = raw.read()[0][1][-1][0]
         took.append((time.perf_counter() - started) * 1e6)
     return took[rounds // 10 :]

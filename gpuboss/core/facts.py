@@ -98,6 +98,9 @@ def jump(turn: Turn, event: ClockJumped) -> None:
         if lease.yield_by_ms is not None and lease.yield_set_ms < from_ms:
             lease.yield_by_ms = max(0, lease.yield_by_ms + event.delta_ms)
             state.timers.set(lease.yield_by_ms, TimerKind.YIELD_DEADLINE, lease_id)
+        if lease.reclaiming_since_ms is not None and lease.reclaiming_since_ms < from_ms:
+            # The lock delay counts from it: a jump must not bring VRAM back that may still be in use.
+            lease.reclaiming_since_ms = max(0, lease.reclaiming_since_ms + event.delta_ms)
     for lease_id, waiting in state.waitlist.by_id.items():
         if waiting.wait_until_ms is not None and waiting.requested_at_ms < from_ms:
             waiting.wait_until_ms = max(0, waiting.wait_until_ms + event.delta_ms)

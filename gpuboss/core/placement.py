@@ -39,8 +39,8 @@ def why_impossible(ledger: Ledger, shape: Shape) -> str:
     named = [device for device in ledger.ordered_devices() if matches(shape, device)]
     if not named:
         known = ", ".join(device.key for device in ledger.ordered_devices()[:8])
-        wish = " ".join(part for part in (shape.device, shape.node and f"on node {shape.node}") if part)
-        return f"there is no {wish}; known devices: {known}"
+        where = "" if shape.node is None else f" on node {shape.node}"
+        return f"there is no {shape.device or 'device'}{where}; known devices: {known}"
     largest = max(named, key=lambda device: device.capacity_mib)
     if largest.capacity_mib < shape.vram_mib:
         return (

@@ -37,6 +37,7 @@ class Chores:
         self._trust = trust
         self._ticked_ms = 0
         self._explained_id = ""
+        self._due_s = 0.0  # when the first of the chores is due
         self._chores = [
             _Chore(BEAT_S, self._beat),
             _Chore(0.25, self._lose_sessions),
@@ -49,29 +50,31 @@ class Chores:
         """How long there is nothing to do, at most (s)."""
         if self.snapshots.are_due():
             return 0.0
-        due_s = min(chore.due_s for chore in self._chores)
-        wait_s = max(0.0, due_s - time.monotonic())
+        wait_s = self._due_s - time.monotonic()
         timer = self._state.next_timer()
         if timer is not None and timer.deadline_ms > self._ticked_ms:
-            wait_s = min(wait_s, max(0.0, (timer.deadline_ms - self._clock.now_ms()) / 1000))
-        return wait_s
+            wait_s = min(wait_s, (timer.deadline_ms - self._clock.now_ms()) / 1000)
+        return max(0.0, wait_s)
 
     def run_due(self) -> None:
-        """Do what is due."""
-        self._tick()
-        for chore in self._chores:
-            now_s = time.monotonic()
-            if chore.due_s <= now_s:
-                chore.due_s = now_s + chore.every_s
-                chore.work()
+        """Do what is due. Called after every batch, so looking whether anything is due costs next to nothing."""
+        timer = self._state.next_timer()
+        if timer is not None:
+            self._tick(timer.deadline_ms)
+        if time.monotonic() >= self._due_s:
+            for chore in self._chores:
+                now_s = time.monotonic()
+                if chore.due_s <= now_s:
+                    chore.due_s = now_s + chore.every_s
+                    chore.work()
+            self._due_s = min(chore.due_s for chore in self._chores)
         if self.snapshots.are_due():
             self.snapshots.write()
 
-    def _tick(self) -> None:
-        """Append a tick if a deadline is due: timers fire nowhere else."""
-        timer = self._state.next_timer()
+    def _tick(self, deadline_ms: int) -> None:
+        """Append a tick if the first deadline is due: timers fire nowhere else."""
         now_ms = self._clock.now_ms()
-        if timer is not None and self._ticked_ms < timer.deadline_ms <= now_ms:
+        if self._ticked_ms < deadline_ms <= now_ms:
             self._reign.append([ClockTicked(now_ms=now_ms)])
             self._ticked_ms = now_ms
             failpoint("tick-appended")

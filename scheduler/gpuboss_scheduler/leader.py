@@ -10,7 +10,7 @@ from gpuboss.events import ClockJumped
 from gpuboss.log import Entry, LogReader
 from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import LogClock
-from gpuboss_scheduler.commit import Argument, Batch, Done, Shown, commit_script, read_answer
+from gpuboss_scheduler.commit import Batch, Commit, Done, Shown, commit_script, read_answer
 from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.readback import Readback
 from gpuboss_scheduler.reign import Reign
@@ -32,7 +32,7 @@ class Leader:
         self._read_through = state.last_id
         self._clock = clock
         self._chores = chores
-        self._shown = Shown(state)
+        self._shown = Shown(state, reign.keys)
         self._readback = Readback()
         self._missing: list[str] = []  # leases whose row was found to be deleted
 
@@ -57,19 +57,19 @@ class Leader:
         batch = self._decide(entries)
         while not batch.empty:
             commit = self._write_out(batch)
-            is_busy = len(entries) >= BUSY and self._chores.wait_s() > 0
-            if is_busy:
+            batch = Batch()
+            if len(entries) >= BUSY and self._chores.wait_s() > 0:
                 self._wire.ask(self._keys.events, self._read_through, wait=False)
-            self._wire.call(commit_script, *commit)
-            entries = self._wire.entries() if is_busy else []
-            following = self._decide(entries)
-            self._settle(batch, read_answer(check(self._wire.answer())))
-            batch = following
-        # Before anything else: whoever was just answered may ask again at once.
-        self._wire.ask(self._keys.events, self._read_through)
+                self._wire.call(commit_script, commit)
+                entries = self._wire.entries()
+                batch = self._decide(entries)
+            else:
+                self._wire.call(commit_script, commit, then_ask=(self._keys.events, self._read_through))
+            self._settle(commit, read_answer(check(self._wire.answer())))
         self._look_at_clock()
-        self._chores.lease_facts.revoke(self._missing)
-        self._missing.clear()
+        if self._missing:
+            self._chores.lease_facts.revoke(self._missing)
+            self._missing.clear()
 
     def _decide(self, entries: list[Entry]) -> Batch:
         batch = Batch()
@@ -82,26 +82,18 @@ class Leader:
             failpoint("batch-decided")
         return batch
 
-    def _write_out(self, batch: Batch) -> tuple[list[str], list[Argument]]:
+    def _write_out(self, batch: Batch) -> Commit:
         reign = self._reign
-        commit = batch.arguments(
-            self._keys, self._state, self._shown, epoch=reign.epoch, seq=reign.seq, cursor=self._cursor
-        )
+        commit = batch.commit(self._state, self._shown, epoch=reign.epoch, seq=reign.seq, cursor=self._cursor)
         failpoint("commit-built")
         return commit
 
-    def _settle(self, batch: Batch, done: Done) -> None:
+    def _settle(self, commit: Commit, done: Done) -> None:
         failpoint("committed")
-        reign = self._reign
-        reign.seq += batch.decisions
-        self._cursor = done.cursor
+        self._reign.seq += commit.decisions
+        self._cursor = commit.cursor
         self._missing += done.missing
-        if done.contiguous:
-            # Our own decisions stand right behind what was read: they need not be read back.
-            self._state.seq = reign.seq
-            self._state.last_id = self._read_through = done.cursor
-        else:
-            self._readback.expect(done.first_id, batch.decisions, reign.seq)
+        self._readback.expect(done.first_id, commit.decisions, self._reign.seq)
 
     def _look_at_clock(self) -> None:
         """Has the server's clock jumped, since the last look, at the last entry that was read?"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gpuboss.core.state import State
@@ -29,8 +29,11 @@ class Readback:
         if entries:
             self._blocks.append(_Block(first_id, entries, seq))
 
-    def others(self, entries: Sequence[Entry], state: State) -> Iterator[Entry]:
+    def others(self, entries: Sequence[Entry], state: State) -> Iterable[Entry]:
         """The entries that are not from our own commits; those are counted in the state in their place."""
+        return self._between_blocks(entries, state) if self._blocks else entries
+
+    def _between_blocks(self, entries: Sequence[Entry], state: State) -> Iterator[Entry]:
         at = 0
         while at < len(entries):
             if self._blocks and (self._left or entries[at].id == self._blocks[0].first_id):

@@ -47,16 +47,21 @@ def recover(log: LogReader, cursor: str) -> Recovered:
     if not cursor:
         cursor = _last_cause(log, state)
     _check_beginning(log, state)
-    verifier = Verifier(state, lambda: _forged_ids(log, state.last_id))
+    verifier = Verifier(state, lambda: _forged_ids(log, state.last_id), cursor)
     tail = Recovered(state, cursor, 0, 0, [])
-    highest = Stamp(state.epoch, state.seq)
+    highest = _last(state)
     cursor_id = parse_id(cursor)
+    whole = True  # whether everything up to here is applied: what is behind the first undecided entry is not
     for entry in log.entries(after=state.last_id):
-        if parse_id(entry.id) <= cursor_id:
+        whole = whole and (parse_id(entry.id) <= cursor_id or _is_next_decision(entry, state))
+        if whole:
             verifier.feed(entry.id, entry.fields)
-            highest = Stamp(state.epoch, state.seq)
+            highest = _last(state)
         else:
-            highest = _peek(entry, highest, tail.tail_sessions)
+            before, highest = highest, _peek(entry, highest, tail.tail_sessions)
+            if highest is not before and _is_decision(entry):
+                _compare(verifier, entry, before)
+    verifier.finish()
     if verifier.divergences:
         first = verifier.divergences[0]
         raise LogDamaged(
@@ -65,6 +70,16 @@ def recover(log: LogReader, cursor: str) -> Recovered:
         )
     tail.epoch, tail.seq = highest.epoch, highest.seq
     return tail
+
+
+def _compare(verifier: Verifier, entry: Entry, before: Stamp) -> None:
+    """Verify a decision that stands behind the cursor, as those of the last commit do. The state stays at the cursor:
+    what stands between is not decided yet."""
+    state = verifier.state
+    at = state.last_id, state.epoch, state.seq
+    state.epoch, state.seq = before.epoch, before.seq
+    verifier.feed(entry.id, entry.fields)
+    state.last_id, state.epoch, state.seq = at
 
 
 def _check_beginning(log: LogReader, state: State) -> None:
@@ -88,11 +103,26 @@ def _peek(entry: Entry, highest: Stamp, sessions: list[str]) -> Stamp:
     return highest
 
 
+def _is_next_decision(entry: Entry, state: State) -> bool:
+    """Whether this is what the last commit wrote, right behind the entries that it decided."""
+    type_name = read_type(entry.fields)
+    return type_name is not None and is_decision(type_name) and _is_next(type_name, _stamp(entry), _last(state))
+
+
+def _last(state: State) -> Stamp:
+    return Stamp(state.epoch, state.seq)
+
+
 def _is_next(type_name: bytes, stamp: Stamp, last: Stamp) -> bool:
     """Whether the scheduler wrote this next, `last` being the numbers of what it wrote before."""
     if stamp.seq != last.seq + 1 or not (is_stamped(type_name) or type_name == b"LeaseRevoked"):
         return False
     return stamp.epoch > last.epoch if type_name == b"SchedulerElected" else stamp.epoch == last.epoch > 0
+
+
+def _is_decision(entry: Entry) -> bool:
+    type_name = read_type(entry.fields)
+    return type_name is not None and is_decision(type_name)
 
 
 def _stamp(entry: Entry) -> Stamp:
@@ -105,11 +135,10 @@ def _last_cause(log: LogReader, state: State) -> str:
     Only what carries the scheduler's numbers counts: anybody can append what looks like a decision.
     """
     last = state.last_id
-    highest = Stamp(state.epoch, state.seq)
+    highest = _last(state)
     for entry in log.entries(after=state.last_id):
         before, highest = highest, _peek(entry, highest, [])
-        type_name = read_type(entry.fields)
-        if highest is not before and type_name is not None and is_decision(type_name):
+        if highest is not before and _is_decision(entry):
             last = max(last, _cause(entry), key=parse_id)
     return last
 

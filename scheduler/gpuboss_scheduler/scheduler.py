@@ -18,6 +18,7 @@ from gpuboss.keys import Keys
 from gpuboss.log import LogReader
 from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import LogClock
+from gpuboss_scheduler.commit import commit_script
 from gpuboss_scheduler.election import LOOK_S, Claim, Watch, claim, look
 from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.leader import Leader
@@ -129,7 +130,7 @@ class Scheduler:
 
     def _reign(self, client: redis.Redis, won: Claim, recovered: Recovered) -> None:
         reign, state = won.reign, recovered.state
-        wire = Wire(self._url)
+        wire = Wire(self._url, commit_script)
         try:
             clock = LogClock(entry_ms(won.elected_id))
             snapshots = Snapshots(reign, state, self._config.snapshot_every)

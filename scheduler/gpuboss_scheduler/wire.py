@@ -17,7 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gpuboss.connection import connect
 from gpuboss.log import Entry
-from gpuboss_scheduler.commit import Argument
+from gpuboss_scheduler.commit import Argument, Commit
 from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.scripts import Script
 
@@ -30,7 +30,8 @@ RECEIVE_BYTES = 256 * 1024
 class Wire:
     """One connection. At most one read of the log is under way on it at a time."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, script: Script) -> None:
+        """Connects. The script is loaded at once: a server that forgets it later forgets the connection too."""
         self._client = connect(url, ANSWER_WITHIN_S)
         # redis-py knows about addresses, TLS and logins; once that is done the socket is all that is needed.
         self._connection = cast(Any, self._client.connection_pool.make_connection())
@@ -39,7 +40,7 @@ class Wire:
         self._reader = hiredis.Reader()
         self._answer: Any = False  # False: none yet, as hiredis has it
         self._asked_s: float | None = None
-        self._called: tuple[Argument, ...] = ()
+        self._load(script)
 
     def close(self) -> None:
         """Close the connection; a read that is under way is given up."""
@@ -50,8 +51,7 @@ class Wire:
         """Ask for the entries behind `after`, unless that was asked already; if there are none, the server waits for
         one to come, or does not."""
         if self._asked_s is None:
-            blocking = ("BLOCK", BLOCK_MS) if wait else ()
-            self._send("XREAD", "COUNT", BATCH_MAX, *blocking, "STREAMS", stream, after)
+            self._send(_question(stream, after, wait=wait))
             self._asked_s = time.monotonic()
 
     def answered(self, timeout_s: float) -> bool:
@@ -68,40 +68,45 @@ class Wire:
         """The answer to `ask`, once it is there; empty if there are none."""
         self._asked_s = None
         answer = self._await()
-        if not answer:
-            return []
-        return [Entry(entry_id.decode(), fields) for entry_id, fields in answer[0][1]]
+        return [Entry(entry_id.decode(), fields) for entry_id, fields in answer[0][1]] if answer else []
 
-    def call(self, script: Script, keys: list[str], arguments: list[Argument]) -> None:
-        """Send a script's call. A read that is under way must be one that does not wait."""
-        self._send("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        self._called = (script.text, len(keys), *keys, *arguments)
+    def call(self, script: Script, commit: Commit, then_ask: tuple[str, str] | None = None) -> None:
+        """Send a commit, and with it, where that is wanted, the question for the entries behind it. A read that is
+        under way already must be one that does not wait."""
+        commands: list[tuple[Argument, ...]] = [
+            ("EVALSHA", script.sha, len(commit.keys), *commit.keys, *commit.arguments)
+        ]
+        if then_ask is not None:
+            commands.append(_question(*then_ask))
+            self._asked_s = time.monotonic()
+        self._send(*commands)
         failpoint("commit-sent")
 
     def answer(self) -> list[Any]:
-        """The answer to `call`, status and all. No read of the log may be under way."""
-        assert self._asked_s is None
-        try:
-            return list(self._await())
-        except ResponseError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise
-        self._send("EVAL", *self._called)  # the server was restarted: it forgets scripts
+        """The answer to `call`, status and all."""
         return list(self._await())
 
-    def _send(self, *command: Argument) -> None:
+    def _load(self, script: Script) -> None:
+        self._send(("SCRIPT", "LOAD", script.text))
+        self._await()
+
+    def _send(self, *commands: tuple[Argument, ...]) -> None:
         try:
             self._socket.settimeout(ANSWER_WITHIN_S)
-            self._socket.sendall(hiredis.pack_command(cast(Any, command)))
+            self._socket.sendall(b"".join([hiredis.pack_command(cast(Any, command)) for command in commands]))
         except OSError as error:
             raise RedisConnectionError(f"cannot send to Redis: {error}") from error
 
     def _await(self) -> Any:
-        until_s = time.monotonic() + ANSWER_WITHIN_S
-        while not self._receive(until_s - time.monotonic()):
-            if time.monotonic() >= until_s:
-                raise RedisTimeoutError(f"no answer within {ANSWER_WITHIN_S} s")
-        return self._take()
+        if self._answer is False:
+            until_s = time.monotonic() + ANSWER_WITHIN_S
+            while not self._receive(until_s - time.monotonic()):
+                if time.monotonic() >= until_s:
+                    raise RedisTimeoutError(f"no answer within {ANSWER_WITHIN_S} s")
+        answer, self._answer = self._answer, False
+        if isinstance(answer, hiredis.ReplyError):
+            raise ResponseError(str(answer))
+        return answer
 
     def _receive(self, timeout_s: float) -> bool:
         """Whether a whole answer is there, after waiting for more bytes at most once."""
@@ -122,8 +127,7 @@ class Wire:
         self._answer = self._reader.gets()
         return self._answer is not False
 
-    def _take(self) -> Any:
-        answer, self._answer = self._answer, False
-        if isinstance(answer, hiredis.ReplyError):
-            raise ResponseError(str(answer))
-        return answer
+
+def _question(stream: str, after: str, *, wait: bool = True) -> tuple[Argument, ...]:
+    blocking = ("BLOCK", BLOCK_MS) if wait else ()
+    return ("XREAD", "COUNT", BATCH_MAX, *blocking, "STREAMS", stream, after)

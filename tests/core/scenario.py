@@ -71,6 +71,7 @@ class Log:
         self.state = State()
         self.epoch = 0
         self.seq = 0  # of the last entry that was stamped
+        self.stamped: set[str] = set()  # the ids of those entries
         self._read = 0  # how many entries the state has seen
         self._cursor = 0  # how many had been seen at the last commit
         self._held_back: list[Told] = []
@@ -98,7 +99,13 @@ class Log:
         if isinstance(event, SchedulerElected):
             self.epoch += 1
         self.seq += 1
-        data = msgspec.to_builtins(event) | {"epoch": self.epoch, "seq": self.seq}
+        entry_id = self.write_stamped(event, self.epoch, self.seq)
+        self.stamped.add(entry_id)
+        return entry_id
+
+    def write_stamped(self, event: Event, epoch: int, seq: int) -> str:
+        """Append an event with a stamp, whoever writes it."""
+        data = msgspec.to_builtins(event) | {"epoch": epoch, "seq": seq}  # a revocation has such fields of its own
         return self.append(b"type", type(event).__name__.encode(), b"data", msgspec.json.encode(data))
 
     def read(self, most: int | None = None) -> list[Told]:
@@ -159,7 +166,7 @@ def padded(name: str) -> str:
 
 def observed(number: int, total_mib: int, node: str = NODE, **fields: Any) -> DeviceObserved:
     """A simulated device, unless `fields` say otherwise."""
-    about = {"uuid": f"GPU-{node}-{number}", "name": "simulated", "simulated": True}
+    about: dict[str, Any] = {"uuid": f"GPU-{node}-{number}", "name": "simulated", "simulated": True}
     return DeviceObserved(node=node, device=f"cuda:{number}", total_mib=total_mib, **(about | fields))
 
 
@@ -183,6 +190,11 @@ class Scenario(Log):
         for number, size_mib in enumerate(sizes_mib):
             self.device(number, size_mib)
 
+    @property
+    def last(self) -> Any:
+        """The decision that was told last."""
+        return self.heard[-1].decision
+
     def happens(self, fact: Event) -> list[str]:
         """The scheduler writes down a fact."""
         self.stamp(fact)
@@ -191,6 +203,11 @@ class Scenario(Log):
     def says(self, event: Event) -> list[str]:
         """A service or an operator writes an event."""
         self.write(event)
+        return self._decide()
+
+    def forges(self, event: Event, epoch: int, seq: int) -> list[str]:
+        """Somebody writes an event with a stamp of their own making."""
+        self.write_stamped(event, epoch, seq)
         return self._decide()
 
     def writes(self, type_name: bytes, data: bytes) -> list[str]:

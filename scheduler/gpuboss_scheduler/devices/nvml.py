@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from gpuboss.errors import GPUBossError
@@ -38,7 +39,8 @@ def observe(node: str, margin_mib: int | None) -> list[DeviceObserved]:
             f'NVML failed ({error}); check `nvidia-smi`, or simulate devices with --devices "cuda:0=24576"'
         ) from None
     finally:
-        pynvml.nvmlShutdown()
+        with suppress(pynvml.NVMLError):  # what was read stays true, and what failed is what to tell
+            pynvml.nvmlShutdown()
 
 
 def _observe_one(pynvml: Any, node: str, index: int, margin_mib: int | None) -> DeviceObserved:

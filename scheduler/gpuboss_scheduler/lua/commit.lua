@@ -9,8 +9,7 @@
 --         wait    requests to write (id, row)     served  to take out
 --         device  devices to write (name, row)    lost    to take out
 --         session members that live for one TTL if they are not known
--- Returns OK, the cursor, 1 if nothing stands between the cursor and the decisions, the id of the first of these or
--- '', then the leases whose row somebody deleted; or FENCED, or STALE.
+-- Returns OK, the id of the first decision or '', then the leases whose row somebody deleted; or FENCED, or STALE.
 local call, pcall = redis.call, redis.pcall
 local scheduler, events, leases, queue, devices, sessions = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local reign = call('HMGET', scheduler, 'epoch', 'cursor')
@@ -28,16 +27,13 @@ local function write(command, key, ...)
   return answer
 end
 
-local cursor, now = ARGV[3], ARGV[5]
-local contiguous = #call('XRANGE', events, '(' .. cursor, '+', 'COUNT', 1) == 0
-local tail, cap, first = ',"now_ms":' .. now .. '}', ARGV[6], ''
+local tail, cap, first = ',"now_ms":' .. ARGV[5] .. '}', ARGV[6], ''
 local at = 10
 for _ = 1, tonumber(ARGV[9]) do
   local kind, data, stream = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   if ARGV[at + 3] == '1' then
     local id = call('XADD', events, '*', 'type', kind, 'data', data)
     if first == '' then first = id end
-    if contiguous then cursor = id end
   end
   if stream ~= 0 then
     local key = KEYS[6 + math.abs(stream)]
@@ -54,14 +50,21 @@ local function write_all(command, key, from, to)
   end
 end
 local missing = {}
-local groups = {
-  grant = function(from, to) write_all('HSET', leases, from, to) end,
-  ended = function(from, to) write_all('HDEL', leases, from, to) end,
-  wait = function(from, to) write_all('HSET', queue, from, to) end,
-  served = function(from, to) write_all('HDEL', queue, from, to) end,
-  device = function(from, to) write_all('HSET', devices, from, to) end,
-  lost = function(from, to) write_all('HDEL', devices, from, to) end,
-  lease = function(from, to)
+while at < #ARGV do
+  local what, from, to = ARGV[at], at + 2, at + 1 + ARGV[at + 1]
+  if what == 'grant' then
+    write_all('HSET', leases, from, to)
+  elseif what == 'device' then
+    write_all('HSET', devices, from, to)
+  elseif what == 'ended' then
+    write_all('HDEL', leases, from, to)
+  elseif what == 'wait' then
+    write_all('HSET', queue, from, to)
+  elseif what == 'served' then
+    write_all('HDEL', queue, from, to)
+  elseif what == 'lost' then
+    write_all('HDEL', devices, from, to)
+  elseif what == 'lease' then
     -- A row that is not there was deleted by somebody who wants the lease to end: it must not come back by itself.
     for row = from, to, 2 do
       if write('HEXISTS', leases, ARGV[row]) == 1 then
@@ -70,17 +73,12 @@ local groups = {
         missing[#missing + 1] = ARGV[row]
       end
     end
-  end,
-  session = function(from, to)
+  elseif what == 'session' then
     local time = call('TIME')
     local dies_ms = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[8])
     for member = from, to do write('ZADD', sessions, 'NX', dies_ms, ARGV[member]) end
-  end,
-}
-while at < #ARGV do
-  local what, following = ARGV[at], tonumber(ARGV[at + 1])
-  groups[what](at + 2, at + 1 + following)
-  at = at + 2 + following
+  end
+  at = to + 1
 end
-call('HSET', scheduler, 'cursor', cursor, 'seq', ARGV[4])
-return {'OK', cursor, contiguous and 1 or 0, first, unpack(missing)}
+call('HSET', scheduler, 'cursor', ARGV[3], 'seq', ARGV[4])
+return {'OK', first, unpack(missing)}

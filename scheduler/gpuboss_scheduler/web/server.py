@@ -18,7 +18,7 @@ class WebServer:
     """One HTTP server on one address."""
 
     def __init__(self, application: Starlette, host: str, port: int) -> None:
-        """Binds at once. Raises `ConfigError` if the address is taken, none of ours, or open to others."""
+        """Listens at once. Raises `ConfigError` if the address is taken, none of ours, or open to others."""
         if not _is_loopback(host):
             raise ConfigError(
                 f"HTTP on {host} could be read by everybody who reaches this machine; listen on loopback, for example "
@@ -29,6 +29,7 @@ class WebServer:
             self._socket = socket.socket(family, socket.SOCK_STREAM)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((host, port))
+            self._socket.listen()  # now, so that who asks early waits, and is not refused
         except OSError as error:
             self._socket.close()
             raise ConfigError(
