@@ -1,0 +1,142 @@
+"""What an answer of the scheduler does to the desk: one function a type, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gpuboss.client.desk import Desk, Held
+from gpuboss.client.lease import granted
+from gpuboss.client.replies import Reply, log_id
+from gpuboss.errors import LeaseDenied, LeaseImpossible, LeaseLost, LeaseTimeout
+
+_DENIALS: dict[str, type[LeaseDenied]] = {"timeout": LeaseTimeout, "impossible": LeaseImpossible}
+
+# The log does not hold what we hold, or holds it for somebody else: its VRAM may be granted to others any time.
+_DISOWNED = frozenset({"unknown_lease", "not_owner"})
+_NOT_OF_REQUESTS = _DISOWNED | {"reserved", "yielding"}  # somebody's mistaken renewal of what still waits, say
+
+
+def take(desk: Desk, kind: str, reply: Reply, now_s: float) -> None:
+    """Act on one entry of the reply stream. `now_s`: our monotonic clock, when it was received.
+
+    The same entry may come again, and an old one after a newer: the desk is the same afterwards. What is meant
+    for another session of the service, or is of no known type, does nothing.
+    """
+    act = _ACTS.get(kind)
+    if act is not None and _is_ours(desk, kind, reply):
+        act(desk, reply, now_s)
+
+
+def settle(desk: Desk) -> list[str]:
+    """The ids of grants that nobody waits for: they are to be released, now that all that came has been read."""
+    unwanted = list(desk.unwanted)
+    desk.unwanted.clear()
+    for lease_id in unwanted:
+        desk.leave(lease_id)
+    return unwanted
+
+
+def _is_ours(desk: Desk, kind: str, reply: Reply) -> bool:
+    if reply.session is not None:
+        return reply.session in desk.sessions
+    # A refusal names no session where the log knows no lease to take it from; then the lease_id has to do.
+    return kind == "EventRejected" and reply.lease_id in desk.held
+
+
+def _granted(desk: Desk, reply: Reply, now_s: float) -> None:
+    lease_id = reply.lease_id
+    if lease_id in desk.leaving or not (reply.device or reply.devices):
+        return
+    held = desk.held.get(lease_id)
+    if held is not None and held.lease.fence == reply.fence:
+        _note_end(desk, held, reply, now_s)
+    elif lease_id in desk.waiting:
+        waiting = desk.waiting.pop(lease_id)
+        held = Held(waiting.request, granted(reply), reply.granted_at_ms, reply.now_ms)
+        desk.hold(held)
+        _note_end(desk, held, reply, now_s)
+        waiting.tell(held.lease)
+    else:
+        if held is not None:  # granted anew by a log that forgot the first grant: what we use is not what it lends
+            desk.lose(lease_id, "revoked")
+        desk.unwanted[lease_id] = None
+
+
+def _denied(desk: Desk, reply: Reply, now_s: float) -> None:
+    waiting = desk.waiting.pop(reply.lease_id, None)
+    if waiting is not None:
+        kind = _DENIALS.get(reply.reason, LeaseDenied)
+        waiting.tell(kind(reply.lease_id, reply.reason, reply.detail))
+    _over(desk, reply)
+
+
+def _ended(desk: Desk, reply: Reply, now_s: float) -> None:
+    waiting = desk.waiting.pop(reply.lease_id, None)
+    if waiting is not None:
+        waiting.tell(LeaseLost(reply.lease_id, reply.reason))
+    if reply.lease_id in desk.held:
+        desk.lose(reply.lease_id, reply.reason)
+    _over(desk, reply)
+
+
+def _over(desk: Desk, reply: Reply) -> None:
+    desk.leaving.pop(reply.lease_id, None)
+    desk.unwanted.pop(reply.lease_id, None)
+    if reply.reason == "session_lost" and reply.session == desk.session:
+        desk.renew_session()  # what was lost stays lost: the old name would be denied for ever
+
+
+def _extended(desk: Desk, reply: Reply, now_s: float) -> None:
+    held = desk.held.get(reply.lease_id)
+    if held is not None:
+        _note_end(desk, held, reply, now_s)
+        _answer_renewal(held, reply, None)
+
+
+def _note_end(desk: Desk, held: Held, reply: Reply, now_s: float) -> None:
+    lease = held.lease
+    if reply.now_ms < held.as_of_ms or reply.expires_at_ms is None:
+        return
+    ends_at_s = now_s + (reply.expires_at_ms - reply.now_ms) / 1000
+    if held.ends_at_s is not None and lease.expires_at_ms == reply.expires_at_ms:
+        ends_at_s = min(ends_at_s, held.ends_at_s)  # the same word again, maybe late: it never prolongs
+    held.as_of_ms = reply.now_ms
+    lease.expires_at_ms = reply.expires_at_ms
+    desk.set_end(held, ends_at_s)
+
+
+def _asked_back(desk: Desk, reply: Reply, now_s: float) -> None:
+    held = desk.held.get(reply.lease_id)
+    if held is not None and held.lease.deadline is None:
+        held.lease.ask_back(now_s + (reply.deadline_ms - reply.now_ms) / 1000)
+
+
+def _rejected(desk: Desk, reply: Reply, now_s: float) -> None:
+    lease_id = reply.lease_id
+    refused = LeaseDenied(lease_id, reply.reason, reply.detail)
+    held = desk.held.get(lease_id)
+    if held is not None and reply.reason in _DISOWNED:
+        desk.lose(lease_id, "revoked")
+    elif held is not None and reply.reason != "duplicate":
+        _answer_renewal(held, reply, refused)
+    elif lease_id in desk.waiting and reply.reason not in _NOT_OF_REQUESTS:
+        desk.waiting.pop(lease_id).tell(refused)
+
+
+def _answer_renewal(held: Held, reply: Reply, refused: LeaseDenied | None) -> None:
+    cause = log_id(reply.cause)
+    if cause <= held.renewed_by:
+        return  # an answer to an earlier one, read again
+    held.renewed_by = cause
+    if held.renewals:
+        held.renewals.pop(0)(refused)
+
+
+_ACTS: dict[str, Callable[[Desk, Reply, float], None]] = {
+    "LeaseGranted": _granted,
+    "LeaseDenied": _denied,
+    "LeaseEnded": _ended,
+    "LeaseExtended": _extended,
+    "YieldRequested": _asked_back,
+    "EventRejected": _rejected,
+}

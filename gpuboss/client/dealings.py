@@ -1,0 +1,101 @@
+"""What is done with an open session: ask and wait, give back, renew. Whatever is cut short leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+import anyio
+from msgspec.structs import replace
+
+from gpuboss.client.desk import Waiting
+from gpuboss.client.lease import Lease
+from gpuboss.client.link import Refused
+from gpuboss.client.outbox import Letter
+from gpuboss.client.session import Session
+from gpuboss.errors import GPUBossError, LeaseTimeout, SchedulerUnavailable
+from gpuboss.events import LeaseReleased, LeaseRenewed, LeaseRequested
+
+GIVE_BACK_S = 2.0  # how long a release waits until Redis has it; if that is not enough, it is delivered later
+ANSWER_MARGIN_S = 2.0  # how much later than the end of the wait the scheduler's own answer may come
+RENEWAL_S = 10.0  # how long a renewal waits for its answer
+
+T = TypeVar("T")
+
+
+async def ask(session: Session, request: LeaseRequested) -> Lease:
+    """Request a lease, and wait for it. Raises `LeaseDenied` and `SchedulerUnavailable`."""
+    await _ready(session)
+    request = replace(request, session=session.desk.session)  # it may have changed while we waited
+    answer: asyncio.Future[Lease | GPUBossError] = asyncio.get_running_loop().create_future()
+    session.desk.waiting[request.lease_id] = Waiting(request, lambda outcome: _settle(answer, outcome))
+    letter = session.outbox.post(request)
+    letter.delivered.add_done_callback(lambda delivered: _tell_refusal(answer, delivered.result()))
+    patience_s = None if request.wait_ms is None else request.wait_ms / 1000 + ANSWER_MARGIN_S
+    try:
+        with anyio.move_on_after(patience_s):
+            outcome = await answer
+            if isinstance(outcome, Lease):
+                return outcome
+            raise outcome
+        raise LeaseTimeout(request.lease_id, "timeout", f"no answer within {patience_s} s; taken back")
+    except BaseException:
+        await _take_back(session, request.lease_id)
+        raise
+
+
+async def give_back(session: Session, lease_id: str) -> None:
+    """Release a lease or a request, of this client or of another one of the service."""
+    if session.over is not None or lease_id in session.desk.leaving:
+        return
+    if lease_id in session.desk.waiting:  # whoever waits for it is told by the scheduler
+        await _sent(session.outbox.post(LeaseReleased(lease_id, session.desk.service)))
+    else:
+        await _sent(*session.take_back([lease_id]))
+
+
+async def renew(session: Session, lease_id: str, ttl_ms: int) -> None:
+    """Have a held lease end `ttl_ms` from now. Raises `LeaseDenied`, `LeaseLost` and `SchedulerUnavailable`."""
+    await _ready(session)
+    held = session.desk.held.get(lease_id)
+    if held is None:
+        raise GPUBossError(f"{lease_id} cannot be renewed: this client does not hold it")
+    answer: asyncio.Future[GPUBossError | None] = asyncio.get_running_loop().create_future()
+    held.renewals.append(lambda outcome: _settle(answer, outcome))
+    session.outbox.post(LeaseRenewed(lease_id, session.desk.service, ttl_ms))
+    with anyio.move_on_after(RENEWAL_S):
+        refused = await answer
+        if refused is not None:
+            raise refused
+        return
+    raise SchedulerUnavailable(
+        f"no answer to the renewal of lease {lease_id} within {RENEWAL_S:g} s; it ends when it would have"
+    )
+
+
+async def _ready(session: Session) -> None:
+    if session.over is None:
+        await session.heartbeat.ready()
+    if session.over is not None:
+        raise session.over
+
+
+async def _take_back(session: Session, lease_id: str) -> None:
+    if lease_id in session.desk.waiting or lease_id in session.desk.held:
+        await _sent(*session.take_back([lease_id]))
+
+
+async def _sent(*letters: Letter) -> None:
+    """Wait until Redis has them, also while we are being cancelled; but not for ever."""
+    with anyio.move_on_after(GIVE_BACK_S, shield=True):
+        await asyncio.wait([letter.delivered for letter in letters])
+
+
+def _settle(answer: asyncio.Future[T], outcome: T) -> None:
+    if not answer.done():
+        answer.set_result(outcome)
+
+
+def _tell_refusal(answer: asyncio.Future[Lease | GPUBossError], refused: Refused | None) -> None:
+    if refused is not None:
+        _settle(answer, SchedulerUnavailable(f"Redis refuses the request: {refused}"))

@@ -1,0 +1,160 @@
+"""What a client has open: the requests that wait and the leases that are held. Data and rules, no I/O, no clock.
+
+A lease_id is in one place at a time:
+
+    waiting --granted--> held --released--> leaving --its end was told--> gone
+       |                  |                    ^
+       +--withdrawn-------|--------------------+
+       +--denied--> gone  +--ended by others--> gone, and the lease is lost
+
+`unwanted` are grants to ids that nobody here waits for any more: they are given back. What answers do to the desk
+is written in `answers.py`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from gpuboss.client.lease import Lease
+from gpuboss.errors import GPUBossError, LeaseLost
+from gpuboss.events import LeaseReasserted, LeaseRequested
+
+LEAVING_MAX = 10_000  # as many as a reply stream holds entries: an older one's end cannot come any more
+
+Tell = Callable[[Lease | GPUBossError], None]
+TellRenewal = Callable[[GPUBossError | None], None]
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A request that waits, and whom its answer is told."""
+
+    request: LeaseRequested
+    tell: Tell
+
+
+class Held(msgspec.Struct):
+    """A lease that is held, and what is known of its end.
+
+    `as_of_ms`: the log's time of the last word about it; an older word, read again, must not prolong it.
+    `renewed_by`: the entry of the log that the last answer to a renewal was about.
+    """
+
+    request: LeaseRequested
+    lease: Lease
+    granted_at_ms: int
+    as_of_ms: int
+    ends_at_s: float | None = None  # on our own monotonic clock
+    renewals: list[TellRenewal] = []
+    renewed_by: tuple[int, int] = (0, 0)
+
+
+class Desk:
+    """Everything that is open in one client."""
+
+    def __init__(self, service: str, mint: Callable[[], str]) -> None:
+        self.service = service
+        self.session = mint()
+        self.sessions = {self.session}  # all that were ours: an answer to an older one still is
+        self.waiting: dict[str, Waiting] = {}
+        self.held: dict[str, Held] = {}
+        self.leaving: dict[str, None] = {}
+        self.unwanted: dict[str, None] = {}
+        self._mint = mint
+        self._expiries: list[tuple[float, str]] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing hangs on the session."""
+        return not (self.waiting or self.held or self.leaving)
+
+    def renew_session(self) -> str:
+        """Go on under a new session, because the old one was lost; returns the old one."""
+        lost, self.session = self.session, self._mint()
+        self.sessions.add(self.session)
+        return lost
+
+    def hold(self, held: Held) -> None:
+        """A request of ours was granted."""
+        self.held[held.lease.lease_id] = held
+
+    def leave(self, lease_id: str) -> None:
+        """Forget a lease or a request that is given back now: what is still told about it is of no interest."""
+        self.waiting.pop(lease_id, None)
+        held = self.held.pop(lease_id, None)
+        if held is not None:
+            held.lease.is_released = True
+        self.leaving[lease_id] = None
+        if len(self.leaving) > LEAVING_MAX:
+            del self.leaving[next(iter(self.leaving))]
+
+    def lose(self, lease_id: str, reason: str) -> None:
+        """A lease is over that nobody here released; whoever uses it is told."""
+        held = self.held.pop(lease_id)
+        for tell in held.renewals:
+            tell(LeaseLost(lease_id, reason))
+        held.lease.lose(reason)
+
+    def set_end(self, held: Held, ends_at_s: float | None) -> None:
+        """Note when, on our own clock, a lease ends by itself."""
+        held.ends_at_s = ends_at_s
+        if ends_at_s is not None:
+            heapq.heappush(self._expiries, (ends_at_s, held.lease.lease_id))
+
+    def next_expiry_s(self) -> float | None:
+        """When the next lease ends by itself."""
+        while self._expiries:
+            ends_at_s, lease_id = self._expiries[0]
+            held = self.held.get(lease_id)
+            if held is not None and held.ends_at_s == ends_at_s:
+                return ends_at_s
+            heapq.heappop(self._expiries)
+        return None
+
+    def expire(self, now_s: float) -> None:
+        """Lose what has ended by itself."""
+        while (ends_at_s := self.next_expiry_s()) is not None and ends_at_s <= now_s:
+            self.lose(heapq.heappop(self._expiries)[1], "expired")
+
+    def fail_waiting(self, reason: GPUBossError) -> list[str]:
+        """Tell all who wait that they wait in vain; returns the ids, which are to be taken back."""
+        failed = list(self.waiting.items())
+        for lease_id, waiting in failed:
+            self.leave(lease_id)
+            waiting.tell(reason)
+        return [lease_id for lease_id, _ in failed]
+
+
+def repetitions(desk: Desk) -> Iterator[LeaseRequested]:
+    """All open requests once more, the answered ones too: whatever was decided meanwhile is told again."""
+    for waiting in desk.waiting.values():
+        yield waiting.request
+    for held in desk.held.values():
+        yield held.request
+
+
+def reassertions(desk: Desk) -> Iterator[LeaseRequested | LeaseReasserted]:
+    """What is open, told to a log that knows nothing of it: requests once more, leases as they were granted.
+
+    A held lease is not requested again: that could grant it a second time, on another device.
+    """
+    for waiting in desk.waiting.values():
+        yield waiting.request
+    for held in desk.held.values():
+        lease = held.lease
+        yield LeaseReasserted(
+            lease_id=lease.lease_id,
+            service=desk.service,
+            node=lease.node,
+            device=lease.device,
+            devices=list(lease.devices),
+            vram_mib=lease.vram_mib,
+            priority=held.request.priority,
+            state="held" if lease.deadline is None else "yielding",
+            granted_at_ms=held.granted_at_ms,
+            expires_at_ms=lease.expires_at_ms,
+            fence=lease.fence,
+            session=held.request.session,
+        )

@@ -1,0 +1,145 @@
+"""The heartbeat: keeps the session alive, and sees whether Redis answers and a scheduler leads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import anyio
+
+from gpuboss.client.desk import Desk
+from gpuboss.client.leadership import HANDOVER_S, Leadership
+from gpuboss.client.link import Link, LinkLost, Refused
+from gpuboss.client.pace import Alarm, Backoff
+from gpuboss.core.addresses import session_member
+from gpuboss.errors import SchedulerUnavailable
+
+OUTAGE_S = 10.0  # how long those who wait bear with a Redis that does not answer
+
+
+class Heartbeat:
+    """One session's sign of life.
+
+    `on_outage` is called with the error for all who wait, `on_leader` with the incarnation of the log after each
+    beat that saw a leader.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        desk: Desk,
+        connect_timeout_s: float,
+        *,
+        on_outage: Callable[[SchedulerUnavailable], None],
+        on_leader: Callable[[str], None],
+    ) -> None:
+        self._link = link
+        self._desk = desk
+        self._connect_timeout_s = connect_timeout_s
+        self._on_outage = on_outage
+        self._on_leader = on_leader
+        self._alarm = Alarm()
+        self._leadership = Leadership()
+        self._beaten = ""  # the session of the last beat
+        self._failure: LinkLost | Refused | None = None
+        self._failing_since_s = 0.0
+        self._next_look = anyio.Event()
+
+    def ring(self) -> None:
+        """Something may be different: look now."""
+        self._alarm.ring()
+
+    async def open(self) -> None:
+        """The first beat. Raises `SchedulerUnavailable` if Redis does not answer in time."""
+        backoff = Backoff()
+        with anyio.move_on_after(self._connect_timeout_s):
+            while not await self._beat() and not isinstance(self._failure, Refused):
+                await backoff.sleep()
+        if self._leadership.look is None:
+            raise self._unreachable()
+        self._tell(time.monotonic())
+
+    async def run(self) -> None:
+        """Beat, for ever."""
+        backoff = Backoff()
+        while True:
+            if self._failure is None:
+                backoff.reset()
+                await self._alarm.sleep(self._leadership.pause_s(time.monotonic()))
+            else:
+                await backoff.sleep()
+            await self._beat()
+            self._tell(time.monotonic())
+
+    async def ready(self) -> None:
+        """Return once it is known that somebody leads. Raises `SchedulerUnavailable`, within the connect time-out."""
+        patience_s = self._connect_timeout_s
+        if self._failure is None:
+            patience_s = max(patience_s, HANDOVER_S + 0.5)
+        with anyio.move_on_after(patience_s):
+            while self._failure is not None or not self._leadership.is_known(time.monotonic()):
+                looked = self._next_look
+                self.ring()
+                await looked.wait()
+                if self._leadership.is_vacant(time.monotonic()):
+                    raise self._leaderless()
+            return
+        raise self._unreachable() if self._failure is not None else self._leaderless()
+
+    def follow(self) -> None:
+        """Beat for the new session at once, if the old one was lost."""
+        if self._beaten != self._desk.session:
+            self.ring()
+
+    async def _beat(self) -> bool:
+        session = self._desk.session
+        try:
+            look = await self._link.beat(self._member(session))
+            if look.added and session == self._beaten and self._desk.is_empty:
+                # Silent for too long, it was dropped. While it has leases or requests, they will say if it is lost.
+                self._desk.renew_session()
+            for lost in {session, self._beaten} - {self._desk.session, ""}:
+                await self._link.forget(self._member(lost))
+                self.ring()
+        except (LinkLost, Refused) as error:
+            if self._failure is None:
+                self._failing_since_s = time.monotonic()
+            self._failure = error
+            return False
+        self._beaten, self._failure = session, None
+        self._leadership.note(look)
+        looked, self._next_look = self._next_look, anyio.Event()
+        looked.set()
+        return True
+
+    def _tell(self, now_s: float) -> None:
+        if self._failure is not None:
+            if now_s - self._failing_since_s > OUTAGE_S:
+                self._on_outage(self._unreachable())
+        elif self._leadership.is_vacant(now_s):
+            self._on_outage(self._leaderless())
+        elif self._leadership.look is not None and self._leadership.is_there(now_s):
+            self._on_leader(self._leadership.look.incarnation)
+
+    def _member(self, session: str) -> str:
+        return session_member(self._desk.service, session)
+
+    def _unreachable(self) -> SchedulerUnavailable:
+        if isinstance(self._failure, Refused):
+            return SchedulerUnavailable(
+                f"Redis at {self._link.where} refuses this client ({self._failure}); check the user and password in "
+                "redis_url, and what that user may do"
+            )
+        return SchedulerUnavailable(
+            f"Redis at {self._link.where} does not answer ({self._failure or 'no answer in time'}); is it running, "
+            "and is redis_url right?"
+        )
+
+    def _leaderless(self) -> SchedulerUnavailable:
+        look = self._leadership.look
+        if look is None or not look.alive_until_ms:
+            what = "no scheduler leads"
+        else:
+            silent_s = (look.server_ms - look.alive_until_ms) // 1000
+            what = f"the last scheduler that led has been silent for {silent_s} s"
+        return SchedulerUnavailable(f"{what} at {self._link.where}, so nothing is granted; start gpuboss-scheduler")

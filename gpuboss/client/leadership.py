@@ -1,0 +1,62 @@
+"""Whether a scheduler leads, going by what beats saw: rules and no I/O."""
+
+from __future__ import annotations
+
+from gpuboss.client.link import Look
+
+SILENCE_MS = 5_000  # this long after the moment until which it said it would be alive, a leader leads no more
+HANDOVER_S = 2.0  # how long after a leader resigned a standby may take to follow
+HANDOVER_LOOK_S = 0.1
+BEATS_PER_TTL = 3  # two may get lost, and the session still lives
+AGAIN_S = 0.05
+
+
+class Leadership:
+    """What is known of the leader. All times are of our own monotonic clock."""
+
+    def __init__(self) -> None:
+        self.look: Look | None = None
+        self._resigned_at_s: float | None = None
+
+    def note(self, look: Look) -> None:
+        """A beat saw this."""
+        self.look = look
+        if look.alive_until_ms != 0:
+            self._resigned_at_s = None
+        elif self._resigned_at_s is None:
+            self._resigned_at_s = look.at_s
+
+    def is_there(self, now_s: float) -> bool:
+        """Whether somebody leads, going by the last look and the time since."""
+        return self.look is not None and _silent_in_s(self.look, now_s) >= 0
+
+    def is_vacant(self, now_s: float) -> bool:
+        """Whether nobody leads. During a handover neither this nor `is_there` is true."""
+        if self.look is None or self._resigned_at_s is None:
+            return not self.is_there(now_s)
+        return now_s - self._resigned_at_s > HANDOVER_S
+
+    def is_known(self, now_s: float) -> bool:
+        """Whether somebody leads, and the last look is recent enough to rely on it."""
+        return self.look is not None and self.is_there(now_s) and now_s - self.look.at_s < self._ttl_s() / 2
+
+    def pause_s(self, now_s: float) -> float:
+        """How long until the next beat: in time for the session, and when the leader would have to be missed."""
+        if self.look is None:
+            return 0.0
+        if self._resigned_at_s is not None and not self.is_vacant(now_s):
+            return HANDOVER_LOOK_S
+        pause_s = self._ttl_s() / BEATS_PER_TTL
+        if self.is_there(now_s):
+            pause_s = min(pause_s, _silent_in_s(self.look, now_s) + AGAIN_S)
+        return pause_s
+
+    def _ttl_s(self) -> float:
+        return 0.0 if self.look is None else self.look.session_ttl_ms / 1000
+
+
+def _silent_in_s(look: Look, now_s: float) -> float:
+    """How long until the leader, if it says nothing more, leads no more; negative if it does not."""
+    if not look.alive_until_ms:
+        return -1.0
+    return (look.alive_until_ms + SILENCE_MS - look.server_ms) / 1000 - (now_s - look.at_s)

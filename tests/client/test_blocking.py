@@ -1,0 +1,188 @@
+"""The blocking twin, on a real scheduler: threads, interrupts, and what a thread is told of a lost lease."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gpuboss
+from gpuboss import ConfigError, GPUBossError, LeaseImpossible, LeaseLost, LeaseTimeout, SchedulerUnavailable
+from gpuboss.blocking import GPUBoss
+from tests.client.platforms import Platform
+from tests.real.servers import wait_for
+
+
+@pytest.fixture
+def boss(platform: Platform) -> Iterator[GPUBoss]:
+    with GPUBoss(platform.url, "blocker") as boss:
+        yield boss
+
+
+def test_a_block_holds_a_lease(boss: GPUBoss, platform: Platform) -> None:
+    with boss.lease(vram_gb=8, priority="high") as device:
+        assert device == "cuda:0"
+        assert platform.leases()[device.lease.lease_id]["vram_mib"] == 8192
+    wait_for("the release", lambda: not platform.leases())
+
+
+def test_an_exception_in_the_block_gives_it_back(boss: GPUBoss, platform: Platform) -> None:
+    with pytest.raises(ZeroDivisionError), boss.lease(vram_gb=8):
+        _ = 1 / 0
+    wait_for("the release", lambda: not platform.leases())
+
+
+def test_by_hand(boss: GPUBoss, platform: Platform) -> None:
+    lease = boss.acquire(vram_gb=8, ttl=60)
+    before_ms = lease.expires_at_ms
+    assert before_ms is not None
+    boss.renew(lease, ttl=600)
+    assert lease.expires_at_ms is not None
+    assert lease.expires_at_ms > before_ms + 500_000
+    boss.release(lease)
+    boss.release(lease)
+    wait_for("the release", lambda: not platform.leases())
+    assert len([event for event in platform.log("LeaseReleased") if event["lease_id"] == lease.lease_id]) == 1
+
+
+def test_the_errors_are_the_same(boss: GPUBoss) -> None:
+    with pytest.raises(LeaseImpossible, match="24576"):
+        boss.acquire(vram_gb=80)
+    with pytest.raises(ConfigError, match="exactly one of"):
+        boss.acquire()
+    with pytest.raises(ConfigError, match="is no lease"):
+        boss.release("no")
+    with boss.lease(vram_gb=24, device="cuda:0"), pytest.raises(LeaseTimeout):
+        boss.acquire(vram_gb=1, device="cuda:0", wait_timeout=0.05)
+
+
+def test_a_lost_lease_is_told_at_the_end_of_the_block(boss: GPUBoss, platform: Platform) -> None:
+    with pytest.raises(LeaseLost) as error, boss.lease(vram_gb=8) as device:
+        platform.revoke(device.lease.lease_id)
+        wait_for("the loss", lambda: device.lease.is_lost)
+    assert (error.value.lease_id, error.value.reason) == (device.lease.lease_id, "revoked")
+    with pytest.raises(LeaseLost):
+        boss.renew(device.lease, ttl=60)
+
+
+def test_the_blocks_own_exception_is_not_hidden_by_the_loss(boss: GPUBoss, platform: Platform) -> None:
+    with pytest.raises(ZeroDivisionError), boss.lease(vram_gb=8) as device:
+        platform.revoke(device.lease.lease_id)
+        wait_for("the loss", lambda: device.lease.is_lost)
+        _ = 1 / 0
+
+
+def test_any_number_of_threads_share_one_client(boss: GPUBoss) -> None:
+    def use(number: int) -> str:
+        with boss.lease(vram_gb=4) as device:
+            return device.lease.lease_id
+
+    with ThreadPoolExecutor(20) as threads:
+        assert len(set(threads.map(use, range(60)))) == 60
+
+
+@pytest.mark.parametrize("when", ["waiting", "granted"])
+def test_an_interrupted_wait_leaves_nothing_behind(
+    platform: Platform, boss: GPUBoss, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if when == "granted":
+        interrupt_after(monkeypatch, boss)
+        with pytest.raises(KeyboardInterrupt):
+            boss.acquire(vram_gb=8)
+    else:
+        with boss.lease(vram_gb=24, device="cuda:0"):  # so that another has to wait
+            threading.Thread(target=interrupt_main, args=(platform,)).start()
+            with pytest.raises(KeyboardInterrupt):
+                boss.acquire(vram_gb=8, device="cuda:0")
+            platform.wait_for_queue(0)
+    platform.wait_until_nothing_is_left()
+    with boss.lease(vram_gb=24):
+        pass  # the client itself goes on
+
+
+def interrupt_main(platform: Platform) -> None:
+    """What Ctrl-C does, once the main thread waits for its lease."""
+    platform.wait_for_queue(1)
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGINT)
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, boss: GPUBoss) -> None:
+    """Have the next wait for the loop's thread interrupted just when its result is there."""
+    portal = boss._portal
+    assert portal is not None
+    start: Callable[..., Any] = portal.start_task_soon
+
+    def started(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        future = start(*arguments)
+        future.result(10)
+        results = iter([KeyboardInterrupt()])
+        genuine = future.result
+
+        def result() -> Any:
+            for error in results:
+                raise error
+            return genuine()
+
+        future.result = result
+        return future
+
+    monkeypatch.setattr(portal, "start_task_soon", started)
+
+
+def test_a_client_is_closed_with_its_block(platform: Platform) -> None:
+    boss = GPUBoss(platform.url, "blocker")
+    with pytest.raises(GPUBossError, match="not open; expected `with"):
+        boss.acquire(vram_gb=8)
+    with boss:
+        lease = boss.acquire(vram_gb=8)
+        with pytest.raises(GPUBossError, match="open already"), boss:
+            pass
+    platform.wait_until_nothing_is_left()
+    boss.release(lease)
+    with pytest.raises(GPUBossError, match="not open"):
+        boss.acquire(vram_gb=8)
+    assert not [thread for thread in threading.enumerate() if thread.name == "gpuboss"]
+    with boss, boss.lease(vram_gb=8):
+        pass
+
+
+def test_a_thread_that_waits_is_told_when_the_client_is_closed(platform: Platform) -> None:
+    with ThreadPoolExecutor(1) as thread, GPUBoss(platform.url, "blocker") as boss:
+        boss.acquire(vram_gb=24, device="cuda:0")
+        waiting = thread.submit(lambda: boss.acquire(vram_gb=24, device="cuda:0"))
+        platform.wait_for_queue(1)
+        boss.__exit__(None, None, None)
+        with pytest.raises(GPUBossError, match="closed"):
+            waiting.result(5)
+
+
+def test_no_redis_no_client(tmp_path: Path) -> None:
+    with pytest.raises(SchedulerUnavailable), GPUBoss(f"unix://{tmp_path}/none.sock", "blocker", connect_timeout=0.1):
+        pytest.fail("there is nothing to talk to")
+    assert not [thread for thread in threading.enumerate() if thread.name == "gpuboss"]
+
+
+def test_a_configuration_is_read_as_by_the_other(platform: Platform, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"gpu: {{redis_url: '{platform.url}'}}\nmodels: {{anime: {{vram_gb: 8}}}}\n")
+    with GPUBoss.from_config(config, service="blocker") as boss, boss.lease(model="anime") as device:
+        assert device.lease.vram_mib == 8192
+
+
+def test_the_sigterm_handler_is_set_from_the_thread_that_opens_it(platform: Platform) -> None:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with GPUBoss(platform.url, "blocker"):
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+
+
+def test_the_twins_have_the_same_methods() -> None:
+    def public(cls: type) -> set[str]:
+        return {name for name in vars(cls) if not name.startswith("_")}
+
+    assert public(GPUBoss) == public(gpuboss.GPUBoss)
