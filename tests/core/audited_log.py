@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-SERVICE_TYPES = ("LeaseRequested", "LeaseReleased", "LeaseRenewed", "LeaseIdled", "LeaseResumed", "LeaseReasserted")
-FACT_TYPES = ("SchedulerElected", "PolicySet", "DeviceObserved", "DeviceLost", "LeaseObserved", "SessionLost")
+SERVICE_TYPES: tuple[str, ...] = ("LeaseRequested", "LeaseReleased", "LeaseRenewed", "LeaseIdled", "LeaseResumed")
+SERVICE_TYPES += ("LeaseReasserted",)
+FACT_TYPES: tuple[str, ...] = ("SchedulerElected", "PolicySet", "DeviceObserved", "DeviceLost", "LeaseObserved")
+FACT_TYPES += ("SessionLost",)
 FACT_TYPES += ("ClockTicked", "ClockJumped", "VramReclaimed")
-DECISION_TYPES = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended", "LeaseStateChanged")
+DECISION_TYPES: tuple[str, ...] = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended")
+DECISION_TYPES += ("LeaseStateChanged",)
 DECISION_TYPES += ("LeaseEnded", "EventRejected")
 INPUT_TYPES = (*SERVICE_TYPES, "LeaseRevoked", *FACT_TYPES)
 

@@ -20,7 +20,13 @@ DAY_MS = 24 * 60 * 60 * 1000
 SHAPE = ("vram_mib", "gpus", "exclusive", "device", "node")
 # What makes two requests with one lease_id the same request.
 ESSENCE = (*SHAPE, "service", "priority", "ttl_ms", "wait_ms", "reclaimable", "preemptible", "instance", "session")
-DEFAULTS = {"gpus": 1, "exclusive": False, "priority": "normal", "reclaimable": False, "preemptible": True}
+DEFAULTS: dict[str, Any] = {
+    "gpus": 1,
+    "exclusive": False,
+    "priority": "normal",
+    "reclaimable": False,
+    "preemptible": True,
+}
 
 
 @dataclass
@@ -106,7 +112,7 @@ class Audit:
     # ------------------------------------------------------------ the inputs
 
     def _open_account(self, entry: Audited) -> None:
-        asked = DEFAULTS | entry.data
+        asked: dict[str, Any] = DEFAULTS | entry.data
         known = self.accounts.get(asked["lease_id"])
         if known is not None and (known.standing != "over" or known.over_ms + DAY_MS > self._now_ms):
             if any(known.asked.get(name) != asked.get(name) for name in ESSENCE):
@@ -296,6 +302,12 @@ class Audit:
                     self._blame(decision, f"says {data['state']}, because of {entry.type}")
                 account.standing = data["state"]
             case "YieldRequested" if entry.type == "LeaseRevoked" and account.standing in ("held", "idle"):
-                account.standing, account.yield_by_ms, account.yield_set_ms = "yielding", data["deadline_ms"], self._now_ms
+                account.standing, account.yield_by_ms, account.yield_set_ms = (
+                    "yielding",
+                    data["deadline_ms"],
+                    self._now_ms,
+                )
             case _:
-                self._blame(decision, f"changes {data['lease_id']}, which is {account.standing}, because of {entry.type}")
+                self._blame(
+                    decision, f"changes {data['lease_id']}, which is {account.standing}, because of {entry.type}"
+                )

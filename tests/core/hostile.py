@@ -42,11 +42,14 @@ def asked_nested(levels: int) -> list[bytes]:
     return asked_raw(deep="[" * (levels - 1) + "]" * (levels - 1))
 
 
-NUMBERS = ("-5", "0", "-0", "1.5", "8192.0", "1e3", "1E3", "true", "null", "[8192]", '"8192"', "{}", "1e400")
-NUMBERS += ("16777217", str(2**63), str(2**64), str(10**26))
-NAMES = ("", "Imajin", "imäjin", "ima jin", "imajin\n", "\nimajin", "ima\0jin", "\x1b[31m", "a/b", "a:b", ".a", "a" * 64)
-LEASE_IDS = ("", "a" * 7, "a" * 65, "lease-0001\n", "lease 0001", "lease\x000001", "lease-ÄÖÜß", "lease.0001", "../../etc")
-DEVICES = ("", "cpu", "cuda", "cuda:", "cuda:-1", "cuda:01", "cuda:10000", "cuda:0\n", "CUDA:0", "GPU-", "GPU--1", "gpu-1")
+NUMBERS: tuple[str, ...] = ("-5", "0", "-0", "1.5", "8192.0", "1e3", "1E3", "true", "null", "[8192]", '"8192"')
+NUMBERS += ("{}", "1e400", "16777217", str(2**63), str(2**64), str(10**26))
+NAMES: tuple[str, ...] = ("", "Imajin", "imäjin", "ima jin", "imajin\n", "\nimajin", "ima\0jin", "\x1b[31m", "a/b")
+NAMES += ("a:b", ".a", "a" * 64)
+LEASE_IDS: tuple[str, ...] = ("", "a" * 7, "a" * 65, "lease-0001\n", "lease 0001", "lease\x000001", "lease-ÄÖÜß")
+LEASE_IDS += ("lease.0001", "../../etc")
+DEVICES: tuple[str, ...] = ("", "cpu", "cuda", "cuda:", "cuda:-1", "cuda:01", "cuda:10000", "cuda:0\n", "CUDA:0")
+DEVICES += ("GPU-", "GPU--1", "gpu-1")
 
 INVALID: dict[str, tuple[list[bytes], Rejection]] = {
     **{f"vram_mib {text}": (asked_raw(vram_mib=text), ADDRESSED) for text in NUMBERS},
@@ -80,9 +83,18 @@ INVALID: dict[str, tuple[list[bytes], Rejection]] = {
     "a grace below zero": (entry(b"LeaseRevoked", b'{"lease_id":"lease-0001","grace_ms":-1}'), UNADDRESSED),
 }
 
-NO_OBJECTS = (b"", b" ", b"null", b"true", b"5", b'"x"', b"[]", b"[{}]", b"{", b"{]", b'{"a":}', b'{"a":1,}', b"{'a':1}")
-NO_OBJECTS += (b"nan", b"\xff", b"\xef\xbb\xbf{}", b"\x00", b"{} {}"[:1], b'{"lease_id":"\xff"}', b'{"x":NaN}')
-NO_OBJECTS += (b'{"service":"\\ud800"}', b'{"service":"\\x41"}', b'{"a":"\n"}'.replace(b"}", b""))
+NO_OBJECTS: tuple[bytes, ...] = (b"", b" ", b"null", b"true", b"5", b'"x"', b"[]", b"[{}]", b"{", b"{]", b'{"a":}')
+NO_OBJECTS += (
+    b'{"a":1,}',
+    b"{'a':1}",
+    b"nan",
+    b"\xff",
+    b"\xef\xbb\xbf{}",
+    b"\x00",
+    b'{"lease_id":"\xff"}',
+    b'{"x":NaN}',
+)
+NO_OBJECTS += (b'{"service":"\\ud800"}', b'{"service":"\\x41"}', b'{"service":"a\nb"}', b'{"service":"a\x00b"}')
 VALID_DATA = json.dumps(VALID).encode()
 FIELD_LISTS: tuple[list[bytes], ...] = (
     [],
@@ -120,10 +132,13 @@ LARGE: dict[str, tuple[list[bytes], Rejection]] = {
     "a deep entry of no known type": (entry(b"Nonsense", b'{"lease_id":"lease-0001","x":' + b"[" * 900), TOO_LARGE),
 }
 
-NO_TYPES = (b"", b"leaserequested", b"LeaseRequested ", b"LeaseRequested\n", b"Event", b"Decision", b"Stamp", b"None")
+NO_TYPES: tuple[bytes, ...] = (b"", b"leaserequested", b"LeaseRequested ", b"LeaseRequested\n", b"Event")
+NO_TYPES += (b"Decision", b"Stamp", b"None")
 NO_TYPES += (b"\xff\xfe", b"\x1b]0;owned\x07", b"__class__", b"x" * 70_000)
 UNKNOWN: dict[str, tuple[list[bytes], Rejection]] = {
-    **{f"type {name[:20]!a}": (entry(name, VALID_DATA), ADDRESSED._replace(reason="unknown_type")) for name in NO_TYPES},
+    **{
+        f"type {name[:20]!a}": (entry(name, VALID_DATA), ADDRESSED._replace(reason="unknown_type")) for name in NO_TYPES
+    },
     "no type and no data": (entry(b"Nonsense", b"\xff"), Rejection("unknown_type")),
 }
 

@@ -25,9 +25,9 @@ DEFAULTS: dict[str, Any] = {
     "instance": None,
     "session": None,
 }
-FACTS = ("SchedulerElected", "PolicySet", "DeviceObserved", "DeviceLost", "LeaseObserved")
+FACTS: tuple[str, ...] = ("SchedulerElected", "PolicySet", "DeviceObserved", "DeviceLost", "LeaseObserved")
 FACTS += ("SessionLost", "ClockTicked", "ClockJumped", "VramReclaimed")
-DECISIONS = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended", "LeaseStateChanged")
+DECISIONS: tuple[str, ...] = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended", "LeaseStateChanged")
 DECISIONS += ("LeaseEnded", "EventRejected")
 
 

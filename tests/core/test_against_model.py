@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
+from gpuboss.core.explain import explain_first
 from gpuboss.events import (
     ClockJumped,
     ClockTicked,
@@ -25,9 +26,10 @@ from gpuboss.events import (
     VramReclaimed,
 )
 from tests.core import hostile
-from tests.core.auditor import audit
+from tests.core.auditor import Audit, audit
 from tests.core.compared import ComparedLog
 from tests.core.scenario import observed, padded, policy
+from tests.core.traffic import Traffic
 
 SIZES = (1, 1_000, 4_000, 4_096, 8_192, 12_288, 16_384, 24_576, 30_000)
 WISHES = (None, None, None, None, None, "cuda:0", "cuda:1", "GPU-alpha-1", "GPU-beta-0", "cuda:9")
@@ -214,6 +216,18 @@ class AgainstModel(RuleBasedStateMachine):
     def clocks_agree(self) -> None:
         assert self.log.state.now_ms == self.log.model.now_ms
 
+    @invariant()
+    def everyone_who_waits_can_be_told_why(self) -> None:
+        state = self.log.state
+        places = explain_first(state)
+        for number, (lease_id, why) in enumerate(places.items(), start=1):
+            assert why.place == number
+            if why.reason == "reserved_for":
+                assert why.blocked_by
+                assert all(places[blocker].place < number for blocker in why.blocked_by)
+            else:
+                assert set(why.blocked_by) <= set(state.ledger.leases), lease_id
+
     def teardown(self) -> None:
         if self.agreed:  # else it has failed already, and would fail again
             self.log.settle()
@@ -221,4 +235,14 @@ class AgainstModel(RuleBasedStateMachine):
 
 
 TestAgainstModel = AgainstModel.TestCase
-TestAgainstModel.settings = settings(max_examples=100, stateful_step_count=50)
+TestAgainstModel.settings = settings(max_examples=120, stateful_step_count=50)
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=12)
+def test_busy_days_of_any_seed(seed: int) -> None:
+    log = ComparedLog()
+    Traffic(log, seed).run(400)
+    assert audit(log.entries) == []
+    states = {account.standing for account in Audit(log.entries).accounts.values()}
+    assert "over" in states

@@ -1,0 +1,158 @@
+"""The logs under tests/golden: four stories, recorded once, whose decisions must come out the same for ever.
+
+A change of the core that decides otherwise makes `test_golden` fail. If it is meant, raise `CORE_VERSION` and record
+them anew, in the same commit: `scripts/golden`, which is `python -m tests.core.golden_logs`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from gpuboss.core import snapshot
+from gpuboss.core.machine import CORE_VERSION
+from gpuboss.events import LeaseReleased, LeaseRequested, LeaseRevoked, SchedulerElected
+from gpuboss.jsonl import to_line
+from gpuboss.log import Entry
+from tests.core import hostile
+from tests.core.scenario import (
+    Scenario,
+    device_lost,
+    idled,
+    jumped,
+    padded,
+    policy,
+    reclaimed,
+    renewed,
+    resumed,
+    session_lost,
+)
+
+FOLDER = Path(__file__).parents[1] / "golden"
+DIGESTS = FOLDER / "digests.json"
+
+
+def basic() -> Scenario:
+    """Ask, wait, hold, renew, keep idle, give back; asked twice, cancelled, timed out, impossible, not the owner."""
+    log = Scenario(24_576)
+    log.request("first", 8_192, session="imajin-1", model="sdxl", pid=4_711)
+    log.request("second", 12_288, ttl_ms=60_000, reclaimable=True)
+    log.request("third", 8_192, service="ollama", instance="left")
+    log.request("fourth", 16_384, wait_ms=500)
+    log.request("fifth", 4_096, wait_ms=10_000)
+    log.request("huge", 99_999)
+    log.request("first", 8_192, session="imajin-1", model="sdxl", pid=4_712)
+    log.request("first", 8_193, session="imajin-1")
+    log.now_ms += 250
+    log.says(renewed("second", 120_000))
+    log.says(idled("second", reload_ms=1_500))
+    log.says(resumed("second"))
+    log.says(idled("first"))
+    log.release("first", service="ollama")
+    log.release("fifth")
+    log.tick(after_ms=250)
+    log.release("first")
+    log.release("first")
+    log.request("first", 8_192, session="imajin-1")
+    log.tick(after_ms=120_000)
+    log.release("third", service="ollama")
+    log.release("nobody")
+    return log
+
+
+def priorities() -> Scenario:
+    """Three classes on two cards; who waited long enough; what is kept free; a policy that changes on the way."""
+    log = Scenario(24_576, 24_576)
+    log.request("holds-0", 20_000, device="cuda:0")
+    log.request("holds-1", 24_576, device="cuda:1")
+    log.request("old-low", 16_384, priority="low")
+    log.now_ms += 20 * 60_000
+    log.request("normal", 16_384)
+    log.now_ms += 20 * 60_000
+    log.request("high", 16_384, priority="high")
+    log.request("small-high", 4_096, priority="high")
+    log.request("small-low", 4_096, priority="low")
+    log.happens(policy(high=0, normal=0))
+    log.request("late-high", 16_384, priority="high")
+    log.release("holds-0")
+    log.release("holds-1")
+    log.request("alone", 1, exclusive=True)
+    for name in ("high", "normal", "small-high", "old-low", "small-low", "late-high", "alone"):
+        log.now_ms += 1_000
+        log.release(name)
+    return log
+
+
+def faults() -> Scenario:
+    """Dead sessions, lost and shrinking devices, revocations, a jump of the clock, a new leader, hostile entries."""
+    log = Scenario(24_576, 24_576, lock_delay_ms=60_000)
+    log.request("holder", 20_000, session="dies-1")
+    log.request("waiter", 20_000, session="dies-1", device="cuda:0")
+    log.request("heir", 20_000, device="cuda:0")
+    log.happens(session_lost("dies-1"))
+    log.request("too-late", 1, session="dies-1")
+    log.tick(after_ms=60_000)
+    log.happens(reclaimed("holder"))
+    for name in ("vram_mib -5", "33 levels", "a grant far ahead", "a reply key smuggled in", "fields 9"):
+        log.append(*hostile.ALL[name][0])
+        log.settle()
+    log.request("expires", 1_000, ttl_ms=5_000, device="cuda:1")
+    log.now_ms += 3_600_000
+    log.happens(jumped(log.now_ms, 3_600_000))
+    log.tick(after_ms=4_000)
+    log.revoke("heir", grace_ms=2_000)
+    log.tick(after_ms=2_000)
+    log.write(LeaseRequested(padded("tail-1"), "imajin", 24_576))
+    log.write(LeaseReleased(padded("expires"), "imajin"))
+    log.happens(SchedulerElected("second", "0.1.0", CORE_VERSION, "log-1"))
+    log.happens(LeaseRevoked(padded("heir"), "its row was deleted", "operator"))
+    log.device(0, 12_288, foreign_mib=1_000)
+    log.request("small", 8_192, device="cuda:0")
+    log.happens(device_lost(1))
+    log.happens(device_lost(0))
+    log.request("patient", 8_192)
+    log.device(1, 24_576, simulated=False)
+    return log
+
+
+def gangs() -> Scenario:
+    """Several devices of one node at once, exclusively, pinned by UUID, with one of them lost."""
+    log = Scenario(24_576, 24_576, 24_576)
+    log.device(0, 24_576, "beta", name="real", simulated=False)
+    log.device(1, 24_576, "beta", name="real", simulated=False)
+    log.request("pair", 8_192, gpus=2)
+    log.request("trio", 20_000, gpus=3)
+    log.request("quartet", 1, gpus=4)
+    log.request("alone", 1, gpus=2, exclusive=True, node="beta")
+    log.request("pinned", 4_096, device="GPU-beta-1")
+    log.request("filler", 16_000)
+    log.release("pair")
+    log.release("trio")
+    log.request("again", 24_000, gpus=2, node="beta")
+    log.release("alone")
+    log.release("pinned")
+    log.happens(device_lost(0, "beta"))
+    log.request("wants-2", 1, gpus=2, node="beta")
+    log.happens(reclaimed("again"))
+    log.request("last", 24_576, node="beta")
+    return log
+
+
+STORIES: dict[str, Callable[[], Scenario]] = {story.__name__: story for story in (basic, priorities, faults, gangs)}
+
+
+def record() -> None:
+    """Write them all."""
+    digests = {}
+    for name, story in STORIES.items():
+        log = story()
+        lines = [to_line(Entry(*entry)) + b"\n" for entry in log.entries]
+        (FOLDER / f"{name}.jsonl").write_bytes(b"".join(lines))
+        digests[name] = snapshot.digest(snapshot.dump(log.state))
+    DIGESTS.write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    record()
+    print(f"recorded {', '.join(STORIES)} in {FOLDER}")
