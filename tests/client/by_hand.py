@@ -23,6 +23,12 @@ async def until(what: str, condition: Callable[[], object], deadline_s: float = 
         await anyio.sleep(0.002)
 
 
+async def until_ended() -> None:
+    """What a body does that is to be ended from outside; fails if nobody does."""
+    await anyio.sleep(DEADLINE_S)
+    raise AssertionError(f"waited {DEADLINE_S:g} s to be ended, in vain")
+
+
 class HandScheduler:
     """Leads from the start. `log` is what clients appended, `heard` how much of it was asked for with `hear`."""
 

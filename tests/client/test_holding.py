@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from gpuboss import ConfigError, Device, GPUBoss, Lease, LeaseDenied, LeaseLost, SchedulerUnavailable
-from tests.client.by_hand import HandScheduler, until
+from tests.client.by_hand import HandScheduler, until, until_ended
 from tests.real.servers import RealServer
 
 
@@ -76,7 +76,7 @@ async def test_a_cancelled_body_gives_the_lease_back(boss: GPUBoss, hand: HandSc
     with anyio.CancelScope() as scope:
         async with Granted(boss, hand) as device:
             scope.cancel()
-            await anyio.sleep_forever()
+            await until_ended()
     assert scope.cancelled_caught
     assert released(hand) == [device.lease.lease_id]
 
@@ -88,7 +88,7 @@ async def test_a_lost_lease_cancels_the_body_and_raises(boss: GPUBoss, hand: Han
         async with (granted := Granted(boss, hand)) as device:
             hand.end(granted.request, reason)
             try:
-                await anyio.sleep_forever()
+                await until_ended()
             finally:
                 was_cancelled = True
     assert was_cancelled
@@ -100,9 +100,9 @@ async def test_a_lost_lease_cancels_the_body_and_raises(boss: GPUBoss, hand: Han
 async def test_a_body_in_a_task_group_is_cancelled_whole(boss: GPUBoss, hand: HandScheduler) -> None:
     with pytest.raises(LeaseLost):
         async with (granted := Granted(boss, hand)), asyncio.TaskGroup() as tasks:
-            tasks.create_task(anyio.sleep_forever())
+            tasks.create_task(until_ended())
             hand.end(granted.request, "revoked")
-            await anyio.sleep_forever()
+            await until_ended()
 
 
 async def test_a_body_that_does_not_notice_is_told_at_its_end(boss: GPUBoss, hand: HandScheduler) -> None:
@@ -126,7 +126,7 @@ async def test_after_a_loss_the_task_goes_on_as_if_never_cancelled(boss: GPUBoss
     with pytest.raises(LeaseLost):
         async with (granted := Granted(boss, hand)):
             hand.end(granted.request, "revoked")
-            await anyio.sleep_forever()
+            await until_ended()
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -142,7 +142,7 @@ async def test_a_cancellation_from_outside_wins_over_the_loss(boss: GPUBoss, han
             assert task is not None
             device.lease.when_lost(task.cancel)
             hand.end(granted.request, "revoked")
-            await anyio.sleep_forever()
+            await until_ended()
 
     task = asyncio.create_task(body())
     await asyncio.wait([task])
@@ -154,7 +154,7 @@ async def test_a_lease_with_a_ttl_ends_by_our_own_clock_when_the_scheduler_is_mu
 ) -> None:
     with pytest.raises(LeaseLost) as error:
         async with Granted(boss, hand, now_ms=50_000, expires_at_ms=50_080):
-            await anyio.sleep_forever()
+            await until_ended()
     assert error.value.reason == "expired"
 
 

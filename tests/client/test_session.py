@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from gpuboss import GPUBoss, LeaseDenied, LeaseLost, SchedulerUnavailable
-from tests.client.by_hand import HandScheduler, until
+from tests.client.by_hand import HandScheduler, until, until_ended
 from tests.real.servers import RealServer
 
 
@@ -241,7 +241,7 @@ async def test_a_block_that_runs_when_the_client_is_closed_is_cancelled(
 ) -> None:
     async def use(boss: GPUBoss) -> None:
         async with boss.lease(vram_gb=8):
-            await anyio.sleep_forever()
+            await until_ended()
 
     async with GPUBoss(server.url, "painter") as boss:
         using = asyncio.create_task(use(boss))
@@ -267,7 +267,7 @@ async def test_an_exception_in_the_clients_block_gives_everything_back_and_goes_
 async def test_a_cancelled_client_gives_everything_back(server: RealServer, hand: HandScheduler) -> None:
     async def serve() -> None:
         async with GPUBoss(server.url, "painter") as boss, boss.lease(vram_gb=8):
-            await anyio.sleep_forever()
+            await until_ended()
 
     serving = asyncio.create_task(serve())
     request = await hand.hear("LeaseRequested")

@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from gpuboss import GPUBoss, Lease, LeaseDenied, LeaseImpossible, LeaseLost, LeaseTimeout, SchedulerUnavailable
-from tests.client.by_hand import until
+from tests.client.by_hand import until, until_ended
 from tests.client.platforms import Platform
 
 
@@ -115,7 +115,7 @@ async def test_a_renewed_lease_outlives_its_first_ttl(boss: GPUBoss) -> None:
 async def test_an_expired_lease_is_lost_and_its_place_free(boss: GPUBoss, platform: Platform) -> None:
     with pytest.raises(LeaseLost, match="expired"):
         async with boss.lease(vram_gb=24, device="cuda:0", ttl=0.1):
-            await anyio.sleep_forever()
+            await until_ended()
     async with boss.lease(vram_gb=24, device="cuda:0", wait_timeout=5):
         pass
 
@@ -124,7 +124,7 @@ async def test_a_revoked_lease_is_lost(boss: GPUBoss, platform: Platform) -> Non
     with pytest.raises(LeaseLost, match="revoked"):
         async with boss.lease(vram_gb=8) as device:
             platform.revoke(device.lease.lease_id)
-            await anyio.sleep_forever()
+            await until_ended()
 
 
 async def test_a_lease_is_released_for_another_process_by_its_id(boss: GPUBoss, platform: Platform) -> None:
@@ -149,7 +149,7 @@ async def test_a_hundred_waits_cancelled_at_random_leave_nothing(boss: GPUBoss, 
     async def hurry(number: int) -> None:
         with anyio.move_on_after(number / 4000):
             async with boss.lease(vram_gb=12):
-                await anyio.sleep_forever()
+                await until_ended()
 
     with anyio.fail_after(30):
         await asyncio.gather(*[hurry(number) for number in range(100)])

@@ -15,9 +15,9 @@ from gpuboss.config import (
     load_config_with_origins,
     load_policy,
 )
+from gpuboss.config.settings import SETTINGS
 from gpuboss.errors import ConfigError
 from gpuboss.events import HeadStart
-from gpuboss.config.settings import SETTINGS
 
 # As the documentation of the platform that GPUBoss was made for has it.
 SMALLEST = """\

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from gpuboss.config import Config, load_config, load_policy
-from gpuboss.errors import ConfigError
 from gpuboss.config.yaml_lines import FILE_BYTES_MAX
+from gpuboss.errors import ConfigError
 
 # What stands in the file, the line that is named, the beginning of what is said.
 MISTAKES = {

@@ -9,7 +9,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpuboss.config import Config, GpuConfig, load_config, redact_url
-from gpuboss.errors import ConfigError
 from gpuboss.config.values import (
     read_boolean,
     read_http_address,
@@ -20,6 +19,7 @@ from gpuboss.config.values import (
     shown,
     whole_number,
 )
+from gpuboss.errors import ConfigError
 
 CANARY = "hunter2"
 # However a URL is spelt or misspelt, the canary is its password.

@@ -46,6 +46,7 @@ class ComparedLog(Log):
 
     def _compare_rows(self) -> None:
         state, model = self.state, self.model
+        assert (state.now_ms, state.epoch, state.seq) == (model.now_ms, model.epoch, model.seq)
         assert [w.request.lease_id for w in state.waitlist.in_order()] == [c.asked["lease_id"] for c in model.queue()]
         free_mib = {key: row.free_mib for key, row in device_rows(state).items()}
         assert free_mib == {key: model.room.free_mib(key) for key in model.devices}

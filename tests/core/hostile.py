@@ -84,16 +84,8 @@ INVALID: dict[str, tuple[list[bytes], Rejection]] = {
 }
 
 NO_OBJECTS: tuple[bytes, ...] = (b"", b" ", b"null", b"true", b"5", b'"x"', b"[]", b"[{}]", b"{", b"{]", b'{"a":}')
-NO_OBJECTS += (
-    b'{"a":1,}',
-    b"{'a':1}",
-    b"nan",
-    b"\xff",
-    b"\xef\xbb\xbf{}",
-    b"\x00",
-    b'{"lease_id":"\xff"}',
-    b'{"x":NaN}',
-)
+NO_OBJECTS += (b'{"a":1,}', b"{'a':1}", b"nan", b"\xff", b"\xef\xbb\xbf{}", b"\x00")
+NO_OBJECTS += (b'{"lease_id":"\xff"}', b'{"x":NaN}')
 NO_OBJECTS += (b'{"service":"\\ud800"}', b'{"service":"\\x41"}', b'{"service":"a\nb"}', b'{"service":"a\x00b"}')
 VALID_DATA = json.dumps(VALID).encode()
 FIELD_LISTS: tuple[list[bytes], ...] = (

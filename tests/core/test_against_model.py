@@ -213,10 +213,6 @@ class AgainstModel(RuleBasedStateMachine):
         self.log.restart()
 
     @invariant()
-    def clocks_agree(self) -> None:
-        assert self.log.state.now_ms == self.log.model.now_ms
-
-    @invariant()
     def everyone_who_waits_can_be_told_why(self) -> None:
         state = self.log.state
         places = explain_first(state)

@@ -28,6 +28,19 @@ def test_decisions_do_not_move_the_clock():
     assert scenario.state.now_ms == START_MS
 
 
+def test_every_input_moves_the_clock_also_one_that_is_rejected():
+    scenario = Scenario(24_576)
+    for write in (
+        lambda: scenario.writes(b"Nonsense", b"{}"),
+        lambda: scenario.forges(ClockTicked(5), 1, 99),
+        lambda: scenario.release("nobody"),
+        lambda: scenario.tick(),
+    ):
+        scenario.now_ms += 10
+        write()
+        assert scenario.state.now_ms == scenario.now_ms
+
+
 def test_timers_fire_by_deadline_then_kind_then_id():
     timers = Timers()
     wanted = [

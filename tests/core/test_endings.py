@@ -163,6 +163,15 @@ def test_a_lost_session_loses_all_it_waits_for_and_all_it_holds_in_the_order_of_
     ]
 
 
+def test_the_order_of_asking_survives_a_snapshot():
+    scenario = Scenario(24_576)
+    scenario.request("fill", 20_000)
+    scenario.request("first", 20_000, session="s")
+    scenario.request("second", 1, session="s", priority="high")
+    scenario.restart()
+    assert scenario.happens(session_lost("s")) == ["denied first: session_lost", "ended second: session_lost, freed"]
+
+
 def test_a_session_belongs_to_its_service():
     scenario = Scenario(24_576)
     scenario.request("a", 1, session="s", service="imajin")
