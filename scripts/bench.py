@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 import msgspec
@@ -51,7 +51,7 @@ class Raw:
 
     def send(self, *commands: tuple[bytes | int, ...]) -> None:
         """Several commands in one write."""
-        self._socket.sendall(b"".join(hiredis.pack_command(command) for command in commands))
+        self._socket.sendall(b"".join(hiredis.pack_command(cast(Any, command)) for command in commands))
 
     def read(self) -> Any:
         """The next answer."""
