@@ -75,7 +75,11 @@ async def renew(session: Session, lease_id: str, ttl_ms: int) -> None:
 
 async def _ready(session: Session) -> None:
     if session.over is None:
-        await session.heartbeat.ready()
+        try:
+            await session.heartbeat.ready()
+        except SchedulerUnavailable:
+            if session.over is None:  # else the client was closed while we looked, which says it better
+                raise
     if session.over is not None:
         raise session.over
 

@@ -9,7 +9,7 @@ import anyio
 
 from gpuboss.client.desk import Desk
 from gpuboss.client.leadership import HANDOVER_S, Leadership
-from gpuboss.client.link import Link, LinkLost, Refused
+from gpuboss.client.link import Link, LinkLost, Look, Refused
 from gpuboss.client.pace import Alarm, Backoff
 from gpuboss.core.addresses import session_member
 from gpuboss.errors import SchedulerUnavailable
@@ -44,6 +44,11 @@ class Heartbeat:
         self._failure: LinkLost | Refused | None = None
         self._failing_since_s = 0.0
         self._next_look = anyio.Event()
+        self._is_over = False
+
+    def last_look(self) -> Look | None:
+        """What the last beat saw; its `at_s` is when the session was last prolonged from here."""
+        return self._leadership.look
 
     def ring(self) -> None:
         """Something may be different: look now."""
@@ -56,7 +61,7 @@ class Heartbeat:
             while not await self._beat() and not isinstance(self._failure, Refused):
                 await backoff.sleep()
         if self._leadership.look is None:
-            raise self._unreachable()
+            raise self._trouble()
         self._tell(time.monotonic())
 
     async def run(self) -> None:
@@ -72,34 +77,48 @@ class Heartbeat:
             self._tell(time.monotonic())
 
     async def ready(self) -> None:
-        """Return once it is known that somebody leads. Raises `SchedulerUnavailable`, within the connect time-out."""
+        """Return once it is known that somebody leads, or when the session is over.
+
+        Raises `SchedulerUnavailable`, within the connect time-out.
+        """
         patience_s = self._connect_timeout_s
         if self._failure is None:
             patience_s = max(patience_s, HANDOVER_S + 0.5)
         with anyio.move_on_after(patience_s):
-            while self._failure is not None or not self._leadership.is_known(time.monotonic()):
+            while not self._is_over and (self._failure or not self._leadership.is_known(time.monotonic())):
                 looked = self._next_look
                 self.ring()
                 await looked.wait()
-                if self._leadership.is_vacant(time.monotonic()):
-                    raise self._leaderless()
+                if self._failure is None and self._leadership.is_vacant(time.monotonic()):
+                    raise self._trouble()
             return
-        raise self._unreachable() if self._failure is not None else self._leaderless()
+        raise self._trouble()
+
+    def end(self) -> None:
+        """The session is over: nobody needs to wait for a leader any more."""
+        self._is_over = True
+        self._next_look.set()
 
     def follow(self) -> None:
         """Beat for the new session at once, if the old one was lost."""
         if self._beaten != self._desk.session:
             self.ring()
 
+    def _trouble(self) -> SchedulerUnavailable:
+        look = self._leadership.look
+        if self._failure is not None or look is None:
+            return _unreachable(self._link.where, self._failure)
+        return _leaderless(self._link.where, look)
+
     async def _beat(self) -> bool:
         session = self._desk.session
         try:
-            look = await self._link.beat(self._member(session))
+            look = await self._link.beat(session_member(self._desk.service, session))
             if look.added and session == self._beaten and self._desk.is_empty:
                 # Silent for too long, it was dropped. While it has leases or requests, they will say if it is lost.
                 self._desk.renew_session()
             for lost in {session, self._beaten} - {self._desk.session, ""}:
-                await self._link.forget(self._member(lost))
+                await self._link.forget(session_member(self._desk.service, lost))
                 self.ring()
         except (LinkLost, Refused) as error:
             if self._failure is None:
@@ -115,31 +134,26 @@ class Heartbeat:
     def _tell(self, now_s: float) -> None:
         if self._failure is not None:
             if now_s - self._failing_since_s > OUTAGE_S:
-                self._on_outage(self._unreachable())
+                self._on_outage(self._trouble())
         elif self._leadership.is_vacant(now_s):
-            self._on_outage(self._leaderless())
+            self._on_outage(self._trouble())
         elif self._leadership.look is not None and self._leadership.is_there(now_s):
             self._on_leader(self._leadership.look.incarnation)
 
-    def _member(self, session: str) -> str:
-        return session_member(self._desk.service, session)
 
-    def _unreachable(self) -> SchedulerUnavailable:
-        if isinstance(self._failure, Refused):
-            return SchedulerUnavailable(
-                f"Redis at {self._link.where} refuses this client ({self._failure}); check the user and password in "
-                "redis_url, and what that user may do"
-            )
+def _unreachable(where: str, failure: LinkLost | Refused | None) -> SchedulerUnavailable:
+    if isinstance(failure, Refused):
         return SchedulerUnavailable(
-            f"Redis at {self._link.where} does not answer ({self._failure or 'no answer in time'}); is it running, "
-            "and is redis_url right?"
+            f"Redis at {where} refuses this client ({failure}); check the user and password in redis_url, and what "
+            "that user may do"
         )
+    return SchedulerUnavailable(
+        f"Redis at {where} does not answer ({failure or 'no answer in time'}); is it running, and is redis_url right?"
+    )
 
-    def _leaderless(self) -> SchedulerUnavailable:
-        look = self._leadership.look
-        if look is None or not look.alive_until_ms:
-            what = "no scheduler leads"
-        else:
-            silent_s = (look.server_ms - look.alive_until_ms) // 1000
-            what = f"the last scheduler that led has been silent for {silent_s} s"
-        return SchedulerUnavailable(f"{what} at {self._link.where}, so nothing is granted; start gpuboss-scheduler")
+
+def _leaderless(where: str, look: Look) -> SchedulerUnavailable:
+    what = "no scheduler leads"
+    if look.alive_until_ms:
+        what = f"the last scheduler that led has been silent for {(look.server_ms - look.alive_until_ms) // 1000} s"
+    return SchedulerUnavailable(f"{what} at {where}, so nothing is granted; start gpuboss-scheduler")

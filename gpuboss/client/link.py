@@ -23,8 +23,9 @@ BLOCK_S = 5.0  # how long one read waits for news; then it looks whether the str
 READ_MAX = 1000  # entries in one read
 DEFAULT_SESSION_TTL_MS = 15_000  # until a first scheduler has said another
 
-# The server's clock decides over sessions, so it also writes their scores: a service's own may be wrong.
-_BEAT = """
+# KEYS sessions scheduler, ARGV member and TTL. The server's clock decides over sessions, so it also writes their
+# scores: a service's own may be wrong.
+BEAT = """
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local said = redis.call('HMGET', KEYS[2], 'session_ttl_ms', 'alive_until_ms', 'incarnation')
@@ -33,7 +34,7 @@ local added = redis.call('ZADD', KEYS[1], string.format('%d', dies_ms), ARGV[1])
 return {now_ms, added, said[1] or '', said[2] or '', said[3] or ''}
 """
 
-_BEAT_SHA = hashlib.sha1(_BEAT.encode(), usedforsecurity=False).hexdigest()
+_BEAT_SHA = hashlib.sha1(BEAT.encode(), usedforsecurity=False).hexdigest()
 
 StreamId = tuple[int, int]
 
@@ -116,7 +117,7 @@ class Link:
         except Refused as refused:
             if not isinstance(refused.__cause__, exceptions.NoScriptError):
                 raise
-            answer = await _asked(self._commands, "EVAL", _BEAT, *arguments)
+            answer = await _asked(self._commands, "EVAL", BEAT, *arguments)
         server_ms, added, ttl_ms, alive_until_ms, incarnation = answer
         return Look(
             at_s,

@@ -19,6 +19,7 @@ from gpuboss.client.link import Link, LinkLost, Refused
 from gpuboss.client.mailbox import Mailbox
 from gpuboss.client.outbox import Letter, Outbox
 from gpuboss.client.pace import Alarm
+from gpuboss.client.pulse import Pulse
 from gpuboss.client.termination import add_goodbye, drop_goodbye
 from gpuboss.core.addresses import reply_address, session_member
 from gpuboss.errors import GPUBossError, SchedulerUnavailable
@@ -50,6 +51,7 @@ class Session:
             self._link, self.desk, on_read=self._on_read, on_gap=self._on_gap, on_lost=self.heartbeat.ring
         )
         self._goodbye = partial(say_goodbye, url, keys, self.desk, self.outbox)
+        self._pulse = Pulse(url, keys, self.desk, self.heartbeat.last_look)
         self._expiry = Alarm()
         self._incarnation = ""
         self._missed_answers = False
@@ -68,11 +70,13 @@ class Session:
             await self._link.close()
             raise
         self._task = asyncio.create_task(self._run(), name=f"gpuboss {self.desk.service}")
+        self._pulse.start()
         add_goodbye(self._goodbye)
 
     async def close(self) -> None:
         """Give everything back and end the session; takes `CLOSE_S` at most, also where Redis does not answer."""
         drop_goodbye(self._goodbye)
+        self._pulse.stop()
         if self.over is None:
             self._end(GPUBossError("this client is closed; open another with `async with GPUBoss(...)`"))
         self._closing.set()
@@ -110,6 +114,7 @@ class Session:
 
     def _end(self, why: GPUBossError) -> None:
         self.over = why
+        self.heartbeat.end()
         lease_ids = self.desk.fail_waiting(why)
         for lease_id in list(self.desk.held):
             self.desk.lose(lease_id, "closed")

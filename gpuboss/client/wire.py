@@ -48,6 +48,8 @@ class Wire:
             async with asyncio.timeout(self._answer_timeout_s):
                 return await answers
         except TimeoutError:
+            if answers.done() and not answers.cancelled():
+                return answers.result()  # it came in time, and the loop was busy with something else
             late = exceptions.TimeoutError(f"no answer within {self._answer_timeout_s:g} s")
             line.drop(late)
             raise late from None

@@ -59,7 +59,7 @@ def recover(log: LogReader, cursor: str) -> Recovered:
             highest = _last(state)
         else:
             before, highest = highest, _peek(entry, highest, tail.tail_sessions)
-            if highest is not before and _is_decision(entry):
+            if highest is not before and _is_decision(entry) and parse_id(_cause(entry)) <= cursor_id:
                 _compare(verifier, entry, before)
     verifier.finish()
     if verifier.divergences:
@@ -73,8 +73,8 @@ def recover(log: LogReader, cursor: str) -> Recovered:
 
 
 def _compare(verifier: Verifier, entry: Entry, before: Stamp) -> None:
-    """Verify a decision that stands behind the cursor, as those of the last commit do. The state stays at the cursor:
-    what stands between is not decided yet."""
+    """Verify a decision that stands behind the cursor and follows from what is before it, as those of the last commit
+    do. The state stays at the cursor: what stands between is not decided yet, or is being decided right now."""
     state = verifier.state
     at = state.last_id, state.epoch, state.seq
     state.epoch, state.seq = before.epoch, before.seq

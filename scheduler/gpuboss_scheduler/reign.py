@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from gpuboss.events import Event
 from gpuboss.keys import Keys
-from gpuboss_scheduler.scripts import Script
+from gpuboss_scheduler.scripts import Deposed, Script
 
 if TYPE_CHECKING:
     import redis
@@ -50,6 +52,27 @@ class Reign:
         """Say that the leader is alive; returns the server's time in ms."""
         (now_ms,) = _beat(self.client, [self.keys.scheduler], [self.epoch, LEADERSHIP_MS])
         return int(now_ms)
+
+    @contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Beat from a thread of its own while something takes long. Otherwise the standby would take over, and take
+        as long, and two schedulers would depose each other in turn for ever."""
+        import redis
+
+        over = threading.Event()
+
+        def beat() -> None:
+            with suppress(Deposed, redis.RedisError):  # whoever works meanwhile meets the same
+                while not over.wait(BEAT_S):
+                    self.beat()
+
+        thread = threading.Thread(target=beat, name="beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def resign(self) -> None:
         """Say that nobody leads, so that a standby takes over at once."""

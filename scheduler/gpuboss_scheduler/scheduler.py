@@ -136,10 +136,11 @@ class Scheduler:
             snapshots = Snapshots(reign, state, self._config.snapshot_every)
             chores = Chores(reign, state, clock, self._trust, snapshots)
             leader = Leader(wire, reign, state, recovered.cursor, clock, chores)
-            through = self._write_facts(reign, recovered) or won.elected_id
-            failpoint("facts-appended")
-            write_all(reign, state)
-            leader.catch_up(through)
+            with reign.kept_alive():
+                through = self._write_facts(reign, recovered) or won.elected_id
+                failpoint("facts-appended")
+                write_all(reign, state)
+                leader.catch_up(through)
             say(f"leading epoch={reign.epoch} cursor={state.last_id}")
             self._standing_by = False
             self._status.role, self._status.problem = "leading", ""

@@ -37,8 +37,9 @@ class Snapshots:
     def write(self) -> None:
         """Keep the state. Everything that was decided must be committed."""
         self._since = 0
-        dumped = snapshot.dump(self._state)
         keys = self._reign.keys
-        arguments = [self._reign.epoch, self._state.last_id, CORE_VERSION, snapshot.digest(dumped), dumped]
-        _snapshot(self._reign.client, [keys.scheduler, keys.snapshot], arguments)
+        with self._reign.kept_alive():
+            dumped = snapshot.dump(self._state)
+            arguments = [self._reign.epoch, self._state.last_id, CORE_VERSION, snapshot.digest(dumped), dumped]
+            _snapshot(self._reign.client, [keys.scheduler, keys.snapshot], arguments)
         failpoint("snapshot-written")

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 
 import anyio
@@ -42,6 +43,22 @@ async def test_a_process_that_was_paused_for_too_long_lost_its_lease_and_goes_on
                 assert await anyio.to_thread.run_sync(service.line) == "session_lost"
             assert await anyio.to_thread.run_sync(service.line) == "cuda:0"
         assert service.wait() == 0
+
+
+def generate() -> None:
+    """What a model does that computes in the event loop's own thread."""
+    time.sleep(1.2)
+
+
+async def test_a_loop_that_computes_for_longer_than_a_session_ttl_keeps_its_lease(server: RealServer) -> None:
+    with running(server, session_ttl="400ms") as platform:
+        async with GPUBoss(platform.url, "painter") as boss, boss.lease(vram_gb=8) as device:
+            generate()
+            await boss.renew(device.lease, ttl=60)
+            assert list(platform.leases()) == [device.lease.lease_id]
+        assert platform.log("SessionLost") == []
+        asked = [event["lease_id"] for event in platform.log("LeaseRequested")]
+        assert asked == [device.lease.lease_id]
 
 
 KILLED = """

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from gpuboss import GPUBoss, LeaseDenied, LeaseLost, SchedulerUnavailable
+from gpuboss import GPUBoss, GPUBossError, LeaseDenied, LeaseLost, SchedulerUnavailable
 from tests.client.by_hand import HandScheduler, until, until_ended
 from tests.real.servers import RealServer
 
@@ -308,6 +308,19 @@ async def test_a_closed_client_asks_nothing_and_can_be_opened_again(server: Real
         waiting = asyncio.create_task(boss.acquire(vram_gb=8))
         hand.grant(await hand.hear("LeaseRequested"))
         await waiting
+
+
+async def test_a_request_that_looks_for_a_leader_is_told_at_once_when_the_client_is_closed(
+    server: RealServer, hand: HandScheduler
+) -> None:
+    async with GPUBoss(server.url, "painter") as boss:
+        hand.resign()
+        boss._open_session().heartbeat.ring()
+        await until("the resignation to be seen", lambda: not boss._open_session().heartbeat._leadership.is_there(0))
+        asking = asyncio.create_task(boss.acquire(vram_gb=8))
+        await anyio.lowlevel.checkpoint()
+    with anyio.fail_after(0.5), pytest.raises(GPUBossError, match="this client is closed"):
+        await asking
 
 
 async def test_it_may_be_closed_by_another_task_than_opened_it(server: RealServer, hand: HandScheduler) -> None:

@@ -189,6 +189,17 @@ def test_a_lost_session_stays_lost():
     assert scenario.request("c", 1, session="t") == ["granted c on cuda:0"]
 
 
+def test_a_session_that_is_lost_again_is_remembered_from_the_first_time_on():
+    scenario = Scenario(24_576)
+    scenario.happens(session_lost("s"))
+    scenario.now_ms += 10
+    scenario.happens(session_lost("s"))
+    scenario.now_ms += 24 * 60 * 60 * 1000 - 10
+    assert scenario.request("a", 1, session="s") == ["granted a on cuda:0"]
+    scenario.now_ms += 10
+    assert scenario.request("b", 1, session="s") == ["granted b on cuda:0"]
+
+
 def test_a_lost_session_is_told_again_what_it_was_told_before():
     scenario = Scenario(24_576)
     scenario.request("a", 1, session="s")

@@ -25,6 +25,15 @@ def test_no_room():
     assert "alpha/cuda:0 has 4576 MiB free" in detail
 
 
+def test_all_who_stand_in_the_way_are_named_in_one_order():
+    scenario = Scenario(24_576)
+    names = "hdbfacge"
+    for name in names:
+        scenario.request(name, 3_072)
+    scenario.request("z", 1)
+    assert why(scenario, "z") == (1, "no_room", sorted(names))
+
+
 def test_the_pinned_device_is_full():
     scenario = Scenario(24_576, 24_576)
     scenario.request("a", 24_576, device="cuda:1")

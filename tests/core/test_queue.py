@@ -125,6 +125,35 @@ def test_a_device_that_is_out_of_order_is_not_kept_free():
     assert scenario.release("fill-1") == ["ended fill-1: released, freed", "granted small on cuda:1"]
 
 
+def test_a_device_that_is_out_of_order_is_the_last_to_be_kept_free():
+    scenario = full(24_576, 24_576)
+    scenario.release("fill-0")
+    scenario.device(0, 24_576, healthy=False)
+    scenario.request("large", 24_576)  # lacks all of cuda:1, but cuda:0 may never be well again
+    scenario.device(0, 24_576, foreign_mib=1)
+    assert scenario.request("small", 1, device="cuda:0") == ["granted small on cuda:0"]
+
+
+def test_what_an_exclusive_lease_leaves_free_counts_for_nothing():
+    scenario = Scenario(24_576, 24_576)
+    scenario.request("alone", 20_000, device="cuda:0", exclusive=True)
+    scenario.request("a", 16_000, device="cuda:1")
+    scenario.request("b", 5_000, device="cuda:1")
+    scenario.request("large", 8_192)  # lacks 20,000 on cuda:0, and 4,616 on cuda:1
+    assert scenario.request("small", 1, device="cuda:1") == []
+    assert scenario.release("alone")[1:] == ["granted large on cuda:0", "granted small on cuda:1"]
+
+
+def test_who_wants_to_be_alone_keeps_free_the_device_with_least_on_it():
+    scenario = Scenario(24_576, 24_576)
+    scenario.request("a", 5_000, device="cuda:0")
+    scenario.request("b", 4_000, device="cuda:1")
+    scenario.request("alone", 1, exclusive=True)
+    assert scenario.request("small", 1, device="cuda:1") == []
+    assert scenario.request("other", 1, device="cuda:0") == ["granted other on cuda:0"]
+    assert scenario.release("b") == ["ended b: released, freed", "granted alone on cuda:1"]
+
+
 def test_who_comes_first_takes_what_is_kept_for_who_comes_later():
     scenario = Scenario(24_576)
     scenario.request("a", 20_000)

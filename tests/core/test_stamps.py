@@ -1,9 +1,17 @@
 """Who wrote it: facts and decisions count only with the reign and the number that the scheduler's next entry has."""
 
-import pytest
+import json
+from typing import Any
 
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpuboss import events
 from gpuboss.core.machine import entry_ms
 from gpuboss.events import (
+    ClockJumped,
     ClockTicked,
     LeaseGranted,
     LeaseObserved,
@@ -11,7 +19,19 @@ from gpuboss.events import (
     LeaseRevoked,
     SchedulerElected,
 )
-from tests.core.scenario import START_MS, Log, Scenario, fold, observed, padded, policy, session_lost
+from tests.core.scenario import (
+    START_MS,
+    Log,
+    Scenario,
+    device_lost,
+    fold,
+    jumped,
+    observed,
+    padded,
+    policy,
+    reclaimed,
+    session_lost,
+)
 
 GRANT = LeaseGranted(
     cause=f"{START_MS}-0",
@@ -129,6 +149,41 @@ def test_a_fact_with_a_right_stamp_that_cannot_be_read_is_counted_and_rejected()
     data = b'{"node":"alpha","device":"nonsense","epoch":1,"seq":%d}' % scenario.seq
     assert scenario.writes(b"DeviceObserved", data) == ["rejected: invalid"]
     assert scenario.tick() == []
+
+
+GOOD_FACTS = (
+    *(SchedulerElected("me", "0", 1, "log-1"), policy(), observed(0, 24_576), device_lost(0), session_lost("s")),
+    *(LeaseObserved(padded("a"), "cuda:0", 5), ClockTicked(START_MS), jumped(START_MS, 5), reclaimed("a")),
+)
+TRUE: dict[str, Any] = {name: value for fact in GOOD_FACTS for name, value in msgspec.to_builtins(fact).items()}
+ODD: list[Any] = [None, 0, 1, -1, 2**53, "", "abc", "cuda:1", "beta", "1-1", [], {}, True, 1.5, {"low": 0}]
+odd = st.sampled_from(ODD)
+names = st.sampled_from(sorted(set(TRUE) - {"from_id"}))
+
+
+def test_the_good_facts_are_all_there_are():
+    assert {type(fact).__name__ for fact in GOOD_FACTS} == set(events.FACTS)
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(events.FACTS)), st.dictionaries(names, odd, max_size=2)), max_size=8))
+@settings(max_examples=60)
+def test_no_fact_whatever_breaks_the_scheduler(facts):
+    scenario = Scenario(24_576)
+    scenario.request("a", 8_192, session="s", ttl_ms=100)
+    for type_name, lies in facts:
+        scenario.epoch += type_name == "SchedulerElected"
+        scenario.seq += 1
+        stamp = {"epoch": scenario.epoch, "seq": scenario.seq}
+        lines = scenario.writes(type_name.encode(), json.dumps(TRUE | lies | stamp).encode())
+        assert "rejected: forged" not in lines
+        scenario.restart()
+
+
+@pytest.mark.xfail(raises=ValueError, reason="StreamId has no pattern yet: such a fact passes the door")
+@pytest.mark.parametrize("from_id", ["", "abc", "-", "²-0"])
+def test_a_jump_from_nowhere_is_rejected(from_id):
+    scenario = Scenario(24_576)
+    assert scenario.happens(ClockJumped(from_id, 5)) == ["rejected: invalid"]
 
 
 def test_a_fact_of_which_these_rules_know_nothing_is_rejected_and_stops_nothing():

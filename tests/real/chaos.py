@@ -23,7 +23,7 @@ from tests.real.log_check import faults_of
 from tests.real.redis_view import RedisView
 from tests.real.schedulers import DEADLINE_S, SchedulerProcess
 from tests.real.servers import RealServer, available_servers
-from tests.real.traffic import Traffic
+from tests.real.traffic import PATIENCE_S, Traffic
 
 # How often a point is passed before the kill: at random up to this, where it is passed often enough under traffic.
 PASSES_MOST = {
@@ -54,7 +54,7 @@ def kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: st
     armed = [f"{point}:{chance.randint(1, PASSES_MOST.get(point, 1))}" for _ in range(kills)]
     with (
         tempfile.TemporaryDirectory() as folder,
-        Traffic(server, seed, services=4, namespace=namespace) as traffic,
+        Traffic(server, seed, services=4, namespace=namespace, patience_s=PATIENCE_S + 2 * kills) as traffic,
         contextlib.ExitStack() as stack,
     ):
         config = Path(folder) / "config.yaml"
@@ -77,25 +77,27 @@ def kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: st
 
 
 def _die_in_turn(start: Callable[[str], SchedulerProcess], armed: list[str]) -> list[int]:
-    """Start one scheduler for each of `armed`, two of them at a time, and wait until all are dead."""
+    """Start one scheduler for each of `armed`, two of them at a time, and wait until all are dead. Returns how long
+    each standby took, that stood by when its leader died and did not die itself, until it led (ms)."""
     takeovers_ms: list[int] = []
     to_start, living = list(armed), list[SchedulerProcess]()
-    died_s: float | None = None  # when a leader died that nobody has succeeded yet
+    heir, died_s = None, 0.0
     until_s = time.monotonic() + DEADLINE_S
     while living or to_start:
         while to_start and len(living) < PAIR:
             living.append(start(to_start.pop()))
         for each in list(living):
-            if died_s is not None and _leads(each):
+            if each is heir and _leads(each):
                 takeovers_ms.append(round((time.monotonic() - died_s) * 1000))
-                died_s = None
+                heir = None
             if each.process is not None and each.process.poll() is not None:
                 assert each.wait() == -signal.SIGKILL, f"not killed, but ended by itself:\n{each.stderr}"
-                died_s = time.monotonic() if _leads(each) else died_s
                 living.remove(each)
                 until_s = time.monotonic() + DEADLINE_S
+                ready = [other for other in living if _leads(each) and "standing by" in other.stderr]
+                heir, died_s = (ready[0], time.monotonic()) if ready else (None, 0.0)
         assert time.monotonic() < until_s, f"nobody died, of: {[each.stderr for each in living]}"
-        time.sleep(0.005)
+        time.sleep(0.002)
     return takeovers_ms
 
 

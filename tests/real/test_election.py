@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 
+from gpuboss.connection import connect
+from gpuboss.keys import Keys
+from gpuboss_scheduler.reign import Reign
 from tests.real.one_server import served_by
 from tests.real.redis_view import RedisView, Service
 from tests.real.schedulers import SchedulerProcess, eventually
@@ -134,6 +138,23 @@ def test_without_the_fence_the_same_story_grants_twice(server: RealServer) -> No
                 if free_mib >= 24_576:
                     client.eval(script, 2, "toy:scheduler", "toy:events", 24_576, "{}", epoch)
             assert client.xlen("toy:events") == grants
+
+
+def test_what_takes_long_is_not_taken_for_death(server: RealServer, view: RedisView) -> None:
+    """While a leader works off a long log, or writes a large snapshot, a thread says that it is alive."""
+    with SchedulerProcess(server.url) as scheduler:
+        scheduler.wait_leading()
+        scheduler.kill()
+    beats = set()
+    with contextlib.closing(connect(server.url)) as client, Reign(client, Keys(), epoch=1, seq=0).kept_alive():
+
+        def has_beaten_thrice() -> bool:
+            beats.add(view.scheduler()["alive_until_ms"])
+            return len(beats) > 3
+
+        eventually(has_beaten_thrice, "three beats")
+    threads = {thread.name for thread in threading.enumerate()}
+    assert "beat" not in threads
 
 
 def test_of_many_one_leads(server: RealServer, view: RedisView) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,13 @@ from typing import Any
 
 import pytest
 
+from gpuboss.connection import connect
 from gpuboss.core import snapshot
 from gpuboss.core.machine import CORE_VERSION, step
 from gpuboss.core.state import State
+from gpuboss.keys import Keys
+from gpuboss.log import LogReader
+from gpuboss_scheduler.recovery import recover
 from tests.real.log_check import faults_of, replayed_digest
 from tests.real.one_server import served_by
 from tests.real.redis_view import RedisView, Service
@@ -126,6 +131,38 @@ def test_decisions_may_stand_behind_the_snapshot_that_knows_them(server: RealSer
     with SchedulerProcess(server.url) as scheduler:
         assert scheduler.wait_leading() == 2
         assert view.rows("leases").keys() == {held}
+
+
+def test_what_is_decided_while_a_standby_reads_is_no_damage(server: RealServer, view: RedisView) -> None:
+    """A standby that takes a slow leader for dead reads a log that grows behind the cursor that it was told."""
+    service = Service(view, "worker")
+    with SchedulerProcess(server.url) as scheduler:
+        scheduler.wait_leading()
+        service.lease(1000)
+        cursor = view.scheduler()["cursor"]
+        for _ in range(3):
+            service.release(service.lease(1000))
+        with contextlib.closing(connect(server.url)) as client:
+            recovered = recover(LogReader(client, Keys()), cursor)
+        assert recovered.cursor == cursor
+        assert len(recovered.state.ledger.leases) == 1
+        assert recovered.seq > recovered.state.seq
+
+
+def test_devices_may_change_between_two_starts(server: RealServer, view: RedisView) -> None:
+    service = Service(view, "worker")
+    with SchedulerProcess(server.url, devices="cuda:0=24576,cuda:1=24576") as scheduler:
+        scheduler.wait_leading()
+        kept, lost = [service.lease(20_000, device=device) for device in ("cuda:0", "cuda:1")]
+        assert scheduler.terminate() == 0
+    with SchedulerProcess(server.url, devices="cuda:0=16000,cuda:2=24576") as scheduler:
+        scheduler.wait_leading()
+        ended = service.told(lost, "LeaseEnded").data
+        assert ended["reason"] == "device_lost"
+        assert view.rows("leases").keys() == {kept}  # what a device shrinks by takes nothing away from who holds it
+        free = {key: row["free_mib"] for key, row in view.rows("devices").items()}
+        assert free == {"node-a/cuda:0": -4_000, "node-a/cuda:2": 24_576}
+        assert service.answer(service.request(1000)).data["device"] == "cuda:2"
 
 
 def test_without_its_snapshot_the_log_is_enough(server: RealServer, view: RedisView, often: str) -> None:

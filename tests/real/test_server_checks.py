@@ -164,6 +164,21 @@ def test_the_embedded_server_prints_its_url_and_keeps_everything(data_dir: Path)
             client.ping()
 
 
+def test_the_embedded_server_outlives_a_kill_of_its_scheduler(data_dir: Path) -> None:
+    with SchedulerProcess(None, embedded=True, data_dir=str(data_dir)) as scheduler:
+        scheduler.wait_leading()
+        url = scheduler.wait_for("unix://")
+        with redis.Redis.from_url(url, protocol=2) as client:
+            held = Service(RedisView(client), "worker").lease(1000)
+        scheduler.kill()
+    with SchedulerProcess(None, embedded=True, data_dir=str(data_dir)) as scheduler:
+        scheduler.wait_for("leading epoch=2")
+        assert scheduler.wait_for("unix://") == url
+        with redis.Redis.from_url(url, protocol=2) as client:
+            assert RedisView(client).rows("leases").keys() == {held}
+        assert scheduler.terminate() == 0
+
+
 def test_the_embedded_server_can_be_strict(data_dir: Path) -> None:
     with SchedulerProcess(None, embedded=True, data_dir=str(data_dir), durability="strict") as scheduler:
         scheduler.wait_leading()

@@ -15,7 +15,7 @@ from tests.real.redis_view import RedisView, Service
 from tests.real.schedulers import eventually
 from tests.real.servers import RealServer
 
-ANSWER_WITHIN_S = 20.0
+PATIENCE_S = 20.0
 RECONNECT_S = 0.02
 
 Wish = dict[str, object]
@@ -25,7 +25,7 @@ class Traffic:
     """Some services on one server, each in a thread of its own, from `start` to `stop`. Most of the time they ask for
     one lease after the other, now and then for `burst` of them at once.
 
-    `asked` counts requests, `lost` says which were not over in time.
+    `asked` counts requests, `lost` says which were not over within `patience_s`.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Traffic:
         burst: int = 12,
         namespace: str = "gpuboss",
         most_mib: int = 20_000,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.asked = 0
         self.ended = 0
@@ -45,6 +46,7 @@ class Traffic:
         self._namespace = namespace
         self._burst = burst
         self._most_mib = most_mib
+        self._patience_s = patience_s
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._serve, args=(f"service-{number}", random.Random(f"{seed}/{number}")))
@@ -110,7 +112,7 @@ class Traffic:
     def _use(self, service: Service, wishes: Mapping[str, Wish]) -> None:
         """Some requests from their beginning to their end. Whenever Redis was away: read from the beginning, and
         repeat what is open."""
-        until_s = time.monotonic() + ANSWER_WITHIN_S
+        until_s = time.monotonic() + self._patience_s
         is_open = dict.fromkeys(wishes, True)
         while any(is_open.values()):
             assert time.monotonic() < until_s, f"not over in time: {[each for each in is_open if is_open[each]]}"
