@@ -32,7 +32,7 @@ AskedMib = Annotated[int, Meta(ge=1, le=VRAM_MIB_MAX)]
 Ms = Annotated[int, Meta(ge=0, le=MS_MAX)]
 DurationMs = Annotated[int, Meta(ge=1, le=MS_MAX)]
 Text = Annotated[str, Meta(max_length=512)]
-StreamId = Annotated[str, Meta(max_length=41)]
+StreamId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}(?!\n)$")]
 Priority = Literal["low", "normal", "high"]
 
 
@@ -108,8 +108,8 @@ class LeaseReasserted(Event, frozen=True):
     priority: Priority
     state: Literal["held", "idle", "yielding", "reclaiming"]
     granted_at_ms: Ms
-    expires_at_ms: Ms | None
     fence: Ms
+    expires_at_ms: Ms | None = None
     session: SessionId | None = None
 
 
@@ -123,8 +123,8 @@ class LeaseRevoked(Event, frozen=True, omit_defaults=True):
     """
 
     lease_id: LeaseId
-    reason: Text = ""
-    by: Text = ""
+    reason: Text
+    by: Text
     grace_ms: Ms = 0
     epoch: Ms | None = None
     seq: Ms | None = None

@@ -75,7 +75,14 @@ class LogReader:
 
     def snapshot(self) -> State | None:
         """The state that the snapshot holds, if this core wrote it. Raises `LogDamaged` if it was changed since."""
-        stored = cast(dict[bytes, bytes], self._client.hgetall(self._keys.snapshot))
+        from redis.exceptions import ResponseError
+
+        try:
+            stored = cast(dict[bytes, bytes], self._client.hgetall(self._keys.snapshot))
+        except ResponseError:
+            raise LogDamaged(
+                "what stands at the snapshot's key is no snapshot; delete it while the log is whole"
+            ) from None
         if not stored or stored.get(b"core") != str(CORE_VERSION).encode():
             return None
         return load_snapshot(stored.get(b"state", b""), stored.get(b"digest", b"").decode("ascii", "replace"))

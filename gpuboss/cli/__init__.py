@@ -16,8 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     try:
         code = _run(arguments)
-        with writing():
-            sys.stdout.flush()
+        if sys.stdout is not None:  # else nothing was written, for whatever tried to has failed
+            with writing():
+                sys.stdout.flush()
         return code
     except GPUBossError as error:
         if isinstance(error, OutputClosed | OutputFailed):

@@ -50,9 +50,11 @@ def ended(granted: LeaseGranted | None, end: LeaseEnded | LeaseDenied, at_ms: in
 
 
 def to_text(found: Account, now_ms: int) -> str:
-    """The account for a person, who reads it at `now_ms`; escaped."""
+    """The account for a person, who reads it at `now_ms`; escaped. `decided` in it says whether it is that."""
     writers = {"waiting": _waiting_lines, "ended": _ended_lines, "denied": _denied_lines}
-    lines = writers.get(found["state"], _held_lines)(found, now_ms)
+    lines = [*writers.get(found["state"], _held_lines)(found, now_ms)]
+    if not found["decided"]:
+        lines.append("no scheduler has decided this yet: it is what the request leads to once one does")
     return "\n".join(map(escaped, lines))
 
 

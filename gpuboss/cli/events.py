@@ -52,8 +52,10 @@ def events(
         last = LAST_BEFORE_FOLLOWING
     start = "0-0" if since is None else before(first_of(since, "--since"))
 
+    encoding = "utf-8" if sys.stdout is None else sys.stdout.encoding
+
     def written(entry: Entry) -> bytes:
-        return to_line(entry) if json else to_text(entry).encode(sys.stdout.encoding, "backslashreplace")
+        return to_line(entry) if json else to_text(entry).encode(encoding, "backslashreplace")
 
     with reach(redis_url, namespace, config) as place:
         after = _print_past(place, start, last, wanted, written)

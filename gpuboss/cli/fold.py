@@ -12,7 +12,7 @@ from gpuboss.core.verification import parse_id
 from gpuboss.log import PAGE, LogDamaged, LogReader
 
 BEGINNING = "beginning"
-WHAT_TO_DO = "import an older export, or fold what is left with `gpuboss replay --from-start`"
+WHAT_TO_DO = "replay an export from before it was trimmed: `gpuboss replay FILE`"
 
 
 class Start(NamedTuple):
@@ -51,13 +51,13 @@ def snapshot_or_whole(log: LogReader) -> Start:
     return whole_or_snapshot(log) if snapshot is None else snapshot
 
 
-def fold(log: LogReader, start: Start) -> State:
-    """The state at the log's end, decided or not."""
+def fold(log: LogReader, start: Start, until: str = "+") -> State:
+    """The state at the log's end, decided or not; or behind the entry `until`, where `start` is before that."""
     from gpuboss.cli.progress import shown, without_collector
 
     state = start.state
     with without_collector():
-        for entry in shown(log.entries(state.last_id), log.length(), "reading the log"):
+        for entry in shown(log.entries(state.last_id, until), log.length(), "reading the log"):
             step(state, entry.id, entry.fields)
     return state
 

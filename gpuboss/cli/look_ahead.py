@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
-from gpuboss.core.door import is_decision, read_data, read_type
+from gpuboss.core.door import is_decision, is_stamped, read_data, read_stamp, read_type
+from gpuboss.core.machine import follows
+from gpuboss.core.state import State
 from gpuboss.core.verification import parse_id
 from gpuboss.jsonl import STREAM_ID
 from gpuboss.log import Entry
@@ -22,6 +24,30 @@ def forged_ids(entries: Iterator[Entry]) -> frozenset[str]:
             if data.get("reason") == "forged" and isinstance(data.get("event_id"), str):
                 forged.add(data["event_id"])
     return frozenset(forged)
+
+
+def number_begun_at(entries: Callable[[], Iterator[Entry]]) -> int:
+    """The number of the first entry that a scheduler wrote, 1 where the log holds its own beginning. `entries` gives
+    the log from its start, each time it is called."""
+    if next(_stamped(entries()), (1, True))[1]:
+        return 1  # as in every honest log; all else is looked at twice, for anybody can append a number
+    forged = forged_ids(entries())
+    first = None
+    for number, begins in _stamped(entries(), forged):
+        if begins:
+            return 1
+        first = number if first is None else first
+    return first or 1
+
+
+def _stamped(entries: Iterator[Entry], forged: frozenset[str] = frozenset()) -> Iterator[tuple[int, bool]]:
+    """The numbers that entries carry, and whether one is that of a log's very first reign."""
+    for entry in entries:
+        type_name = read_type(entry.fields)
+        if type_name is not None and is_stamped(type_name) and entry.id not in forged:
+            stamp = read_stamp(read_data(entry.fields))
+            if stamp.seq:
+                yield stamp.seq, follows(State(), type_name, stamp)
 
 
 def last_cause(entries: Iterator[Entry]) -> str:

@@ -13,7 +13,9 @@ RIGHT = ">"  # in front of a column's heading: its cells are numbers
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Turn a reader that went away into `OutputClosed`, and a full disk into `OutputFailed`."""
+    """Turn a reader that went away into `OutputClosed`, and a full disk or no stdout into `OutputFailed`."""
+    if sys.stdout is None:  # the process was started without one
+        raise OutputFailed("cannot write the output: stdout is closed")
     try:
         yield
     except BrokenPipeError:
@@ -50,6 +52,8 @@ def say(text: str) -> None:
     """Tell the person at the terminal something that is not the data they asked for."""
     from gpuboss.terminal import escaped
 
+    if sys.stderr is None:  # print() would take stdout instead, where only data belongs
+        return
     with suppress(OSError):  # nobody listens any more, and there is nowhere else to say so
         print(f"gpuboss: {escaped(text)}", file=sys.stderr, flush=True)
 

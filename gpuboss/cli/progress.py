@@ -17,7 +17,7 @@ STEP_ENTRIES = 1_000
 
 def shown(entries: Iterator[Entry], total: int, what: str) -> Iterator[Entry]:
     """The entries, with a bar on stderr while they are read if that is a terminal and there are many."""
-    if total < LONG_ENTRIES or not sys.stderr.isatty():
+    if total < LONG_ENTRIES or sys.stderr is None or not sys.stderr.isatty():
         yield from entries
         return
     from rich.console import Console

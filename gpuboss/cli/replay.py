@@ -26,7 +26,7 @@ File = Annotated[
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="ID", help="Stop behind this entry.")]
 FromStart = Annotated[
-    bool, typer.Option("--from-start", help="Begin at the first entry that is there, whatever was trimmed.")
+    bool, typer.Option("--from-start", help="Begin at the first entry, never at the snapshot; not where it is gone.")
 ]
 
 
@@ -65,6 +65,8 @@ def replay(
             source = _from_redis(place.log, until_id, from_start)
         else:
             source = _from_file(file, stack)
+        if file is not None or from_start:
+            _require_beginning(source, file)
         if source.start.origin != "beginning":
             say(f"the beginning of the log is gone: replaying from its {source.start.origin}")
         verifier, undecided = _verify(source, until_id)
@@ -74,6 +76,21 @@ def replay(
         print_text(report(verifier, undecided, source.start.origin))
     if verifier.divergences:
         raise typer.Exit(NO)
+
+
+def _require_beginning(source: Source, file: str | None) -> None:
+    """Raises `LogDamaged` where the first entries are gone: nothing that follows could be derived without them."""
+    from gpuboss.cli.look_ahead import number_begun_at
+    from gpuboss.log import LogDamaged
+
+    number = number_begun_at(source.entries)
+    if number != 1:
+        what = "the log in Redis" if file is None else f"the file {file}"
+        raise LogDamaged(
+            f"{what} begins in the middle of a log: the first number that a scheduler gave in it is {number}, and a "
+            "replay needs the beginning, with number 1; export the whole log, or run `gpuboss replay` without a file "
+            "and options, where the snapshot in Redis stands in for what is gone"
+        )
 
 
 def _verify(source: Source, until: str | None) -> tuple[Verifier, int]:

@@ -13,6 +13,8 @@ _DENIALS: dict[str, type[LeaseDenied]] = {"timeout": LeaseTimeout, "impossible":
 
 # The log does not hold what we hold, or holds it for somebody else: its VRAM may be granted to others any time.
 _DISOWNED = frozenset({"unknown_lease", "not_owner"})
+# It did not understand what it was told. If that was a reassertion, it cannot know of the lease otherwise.
+_NOT_UNDERSTOOD = frozenset({"invalid", "malformed", "too_large", "unknown_type"})
 _NOT_OF_REQUESTS = _DISOWNED | {"reserved", "yielding"}  # somebody's mistaken renewal of what still waits, say
 
 
@@ -115,7 +117,7 @@ def _rejected(desk: Desk, reply: Reply, now_s: float) -> None:
     lease_id = reply.lease_id
     refused = LeaseDenied(lease_id, reply.reason, reply.detail)
     held = desk.held.get(lease_id)
-    if held is not None and reply.reason in _DISOWNED:
+    if held is not None and (reply.reason in _DISOWNED or (held.is_reasserted and reply.reason in _NOT_UNDERSTOOD)):
         desk.lose(lease_id, "revoked")
     elif held is not None and reply.reason != "duplicate":
         _answer_renewal(held, reply, refused)

@@ -40,6 +40,7 @@ class Held(msgspec.Struct):
 
     `as_of_ms`: the log's time of the last word about it; an older word, read again, must not prolong it.
     `renewed_by`: the entry of the log that the last answer to a renewal was about.
+    `is_reasserted`: a new log was told of it, and may refuse to hear it.
     """
 
     request: LeaseRequested
@@ -49,6 +50,7 @@ class Held(msgspec.Struct):
     ends_at_s: float | None = None  # on our own monotonic clock
     renewals: list[TellRenewal] = []
     renewed_by: tuple[int, int] = (0, 0)
+    is_reasserted: bool = False
 
 
 class Desk:
@@ -144,6 +146,7 @@ def reassertions(desk: Desk) -> Iterator[LeaseRequested | LeaseReasserted]:
         yield waiting.request
     for held in desk.held.values():
         lease = held.lease
+        held.is_reasserted = True
         yield LeaseReasserted(
             lease_id=lease.lease_id,
             service=desk.service,

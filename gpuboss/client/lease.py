@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class Lease:
     """VRAM that is ours until it is released, expires or is lost. `str(lease)` is its id; equality goes by it.
 
-    `node`, `device` (the first of `devices`) and `uuids` are as the scheduler granted them; what this process
-    calls the devices says `visible_devices()`. `vram_mib` is per device, `expires_at_ms` on the log's clock or
-    None, `fence` an integer that only grows from grant to grant. `is_released`: it was given back here. `is_lost`:
-    it is over although it was not, and `lost_reason` says why. `deadline` (of `time.monotonic()`, in s; else None):
-    it was asked back, and should be released by then.
+    `node`, `device` (the first of the list `devices`) and the list `uuids` are as the scheduler granted them; what
+    this process calls the devices says `visible_devices()`. `vram_mib` is per device, `expires_at_ms` on the log's
+    clock or None, `fence` an integer that only grows from grant to grant. `is_released`: it was given back here.
+    `is_lost`: it is over although it was not, and `lost_reason` says why. `deadline` (of `time.monotonic()`, in s;
+    else None): it was asked back, and should be released by then.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Lease:
         self.lease_id = lease_id
         self.node = node
         self.device = devices[0]
-        self.devices = tuple(devices)
-        self.uuids = tuple(uuids)
+        self.devices = list(devices)
+        self.uuids = list(uuids)
         self.vram_mib = vram_mib
         self.expires_at_ms = expires_at_ms
         self.fence = fence

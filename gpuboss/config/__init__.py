@@ -115,6 +115,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     durability: Durability = "standard"
     policy: PolicyConfig = PolicyConfig()
     snapshot_every: int = 10_000  # entries of the log
+    replies_max: int = 10_000  # entries that a reply stream keeps, about
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

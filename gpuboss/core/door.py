@@ -39,6 +39,7 @@ class Refusal(msgspec.Struct, frozen=True):
     service: str | None = None
     instance: str | None = None
     session: str | None = None
+    is_told: bool = True  # false: the names are in the log, but it is not certain enough who listens to tell anybody
 
 
 class _Salvage(msgspec.Struct):
@@ -101,7 +102,7 @@ def read_event(fields: Sequence[bytes]) -> Event | Refusal:
         return Refusal("too_large", f"data is nested {_depth(data)} levels deep; at most {DEPTH_MAX} are read")
     decoder = _DECODERS.get(type_name)
     if decoder is None:
-        return _refuse(data, "unknown_type", f"no event type is called {_show(type_name)}")
+        return refuse(data, "unknown_type", f"no event type is called {_show(type_name)}")
     try:
         if not data.isascii():
             data.decode()  # the decoder skips unknown fields, bytes that are no UTF-8 and all
@@ -109,26 +110,27 @@ def read_event(fields: Sequence[bytes]) -> Event | Refusal:
     except msgspec.ValidationError as error:
         if not data.lstrip().startswith(b"{"):
             return Refusal("malformed", f"data is a JSON object, not {_show(data)}")
-        return _refuse(data, "invalid", _explain(str(error), data))
+        return refuse(data, "invalid", _explain(str(error), data))
     except UnicodeDecodeError as error:
         return Refusal("malformed", f"data is UTF-8; byte {error.start} is not")
     except (msgspec.DecodeError, RecursionError) as error:
         return Refusal("malformed", f"data is no JSON object: {error}")
 
 
-def _refuse(data: bytes, reason: RejectionReason, detail: str) -> Refusal:
+def refuse(data: bytes, reason: RejectionReason, detail: str) -> Refusal:
     """A refusal that is addressed to whomever the entry names, as far as its names are names."""
+    if len(data) > DATA_BYTES_MAX or _is_deep(data):
+        return Refusal(reason, detail)
     try:
         salvage = _SALVAGE_DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Refusal(reason, detail)
-    service = _name(_SERVICE, salvage.service)
-    # A broken instance must not redirect the answer to the stream of all replicas: then nobody is told.
-    instance = _name(_SERVICE, salvage.instance)
-    if salvage.instance is not None and instance is None:
-        service = None
+    service, instance = _name(_SERVICE, salvage.service), _name(_SERVICE, salvage.instance)
     lease_id, session = _name(_LEASE_ID, salvage.lease_id), _name(_LEASE_ID, salvage.session)
-    return Refusal(reason, detail, lease_id, service, instance, session)
+    # A broken instance must not redirect the answer to the stream of all replicas. And a forged answer must not make
+    # us answer whom it names.
+    is_told = (salvage.instance is None or instance is not None) and reason != "forged"
+    return Refusal(reason, detail, lease_id, service, instance, session, is_told)
 
 
 def _name(pattern: re.Pattern[str], value: object) -> str | None:

@@ -105,6 +105,8 @@ def revoke(turn: Turn, event: LeaseRevoked) -> None:
         detail = "it has ended already" if known is not None else "the log knows no such lease or request"
         reject_unaddressed(turn, "unknown_lease", f"lease {event.lease_id}: {detail}", event.lease_id)
         return
+    if lease.state == "reclaiming" and event.seq == turn.state.seq and event.epoch == turn.state.epoch:
+        return  # the scheduler saw the row of a held lease vanish, which has ended meanwhile: nobody vouches for it
     if event.grace_ms and lease.state in ("held", "idle"):
         lease.yield_by_ms = turn.state.now_ms + event.grace_ms
         lease.yield_set_ms = turn.state.now_ms
@@ -120,6 +122,8 @@ def happen(turn: Turn, lease: Lease, happening: Happening) -> None:
         _free(turn, lease)
     elif move.after == "yielding":
         _ask_back(turn, lease)
+    elif move.after == "vouched":
+        lease.vouched = True
 
 
 def _end(turn: Turn, lease: Lease, reason: EndReason, *, clean: bool) -> None:

@@ -86,6 +86,7 @@ class Lease:
     yield_by_ms: int | None = None
     yield_set_ms: int = 0
     reclaiming_since_ms: int | None = None
+    vouched: bool = False  # an operator says that its memory is back
     uses: int = 1
     reload_ms: int = 0
 

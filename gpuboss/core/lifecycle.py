@@ -15,7 +15,7 @@ from msgspec import Struct
 from gpuboss.events import RejectionReason
 
 State = Literal["held", "idle", "yielding", "reclaiming"]
-After = Literal["held", "idle", "yielding", "unclean", "gone"]
+After = Literal["held", "idle", "yielding", "unclean", "vouched", "gone"]
 EndReason = Literal["released", "expired", "revoked", "session_lost", "device_lost", "yielded"]
 Happening = Literal[
     "release",  # its holder gives it back
@@ -32,8 +32,9 @@ Happening = Literal[
 
 
 class Move(Struct, frozen=True):
-    """What a happening does: the state after it (`unclean`: reclaiming, or gone where nothing can linger), the
-    reason of the `LeaseEnded` that it causes, or the reason for which it is refused. All None: nothing happens."""
+    """What a happening does: the state after it (`unclean`: reclaiming, or gone where nothing can linger; `vouched`:
+    still reclaiming, but not for long), the reason of the `LeaseEnded` that it causes, or the reason for which it is
+    refused. All None: nothing happens."""
 
     after: After | None = None
     ended: EndReason | None = None
@@ -80,8 +81,9 @@ TABLE: dict[tuple[State, Happening], Move] = {
     ("reclaiming", "idle"): _GONE,
     ("reclaiming", "resume"): _GONE,
     ("reclaiming", "expire"): _NOTHING,
-    ("reclaiming", "ask_back"): Move("gone"),
-    ("reclaiming", "revoke"): Move("gone"),  # the operator vouches that the memory is back
+    # The operator vouches that the memory is back; the fact that says so, `VramReclaimed`, follows.
+    ("reclaiming", "ask_back"): Move("vouched"),
+    ("reclaiming", "revoke"): Move("vouched"),
     ("reclaiming", "lose_session"): _NOTHING,
     ("reclaiming", "lose_device"): _NOTHING,
     ("reclaiming", "reclaim"): Move("gone"),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpuboss.core import facts, leases, requests
-from gpuboss.core.door import Refusal, is_decision, is_stamped, read_data, read_event, read_stamp, read_type
+from gpuboss.core.door import Refusal, is_decision, is_stamped, read_data, read_event, read_stamp, read_type, refuse
 from gpuboss.core.granting import grant_pass
 from gpuboss.core.refusals import reject_unaddressed, reject_unread
 from gpuboss.core.state import State, Turn
@@ -67,7 +67,7 @@ def step(state: State, entry_id: str, fields: Sequence[bytes]) -> Turn:
         stamp = read_stamp(read_data(fields))
         if not follows(state, type_name, stamp):
             _begin(state, entry_id)
-            _reject_forged(turn, type_name, stamp)
+            _reject_forged(turn, type_name, stamp, read_data(fields))
             return turn
         take_stamp(state, entry_id, stamp)
         if is_decision(type_name):
@@ -116,10 +116,9 @@ def _begin(state: State, entry_id: str) -> None:
     state.advance(entry_ms(entry_id))
 
 
-def _reject_forged(turn: Turn, type_name: bytes, claimed: Stamp) -> None:
-    reject_unaddressed(
-        turn,
-        "forged",
+def _reject_forged(turn: Turn, type_name: bytes, claimed: Stamp, data: bytes) -> None:
+    detail = (
         f"{type_name.decode()} is written by the scheduler alone; this one claims epoch {claimed.epoch} and seq "
-        f"{claimed.seq}, expected {turn.state.epoch} and {turn.state.seq + 1}",
+        f"{claimed.seq}, expected {turn.state.epoch} and {turn.state.seq + 1}"
     )
+    reject_unread(turn, refuse(data, "forged", detail))

@@ -57,5 +57,7 @@ def _refuse(turn: Turn, refusal: Refusal) -> None:
         lease_id=refusal.lease_id,
         service=refusal.service,
     )
-    address = None if refusal.service is None else reply_address(refusal.service, refusal.instance)
+    address = None
+    if refusal.service is not None and refusal.is_told:
+        address = reply_address(refusal.service, refusal.instance)
     turn.tell(rejected, address)

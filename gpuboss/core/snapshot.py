@@ -30,6 +30,7 @@ class _Lease(Struct, array_like=True):
     yield_by_ms: int | None
     yield_set_ms: int
     reclaiming_since_ms: int | None
+    vouched: bool
     uses: int
     reload_ms: int
 
@@ -135,6 +136,7 @@ def _dump_lease(lease: Lease) -> _Lease:
         yield_by_ms=lease.yield_by_ms,
         yield_set_ms=lease.yield_set_ms,
         reclaiming_since_ms=lease.reclaiming_since_ms,
+        vouched=lease.vouched,
         uses=lease.uses,
         reload_ms=lease.reload_ms,
     )
@@ -174,6 +176,7 @@ def _load_lease(state: State, dumped: _Lease) -> None:
         yield_by_ms=dumped.yield_by_ms,
         yield_set_ms=dumped.yield_set_ms,
         reclaiming_since_ms=dumped.reclaiming_since_ms,
+        vouched=dumped.vouched,
         uses=dumped.uses,
         reload_ms=dumped.reload_ms,
     )

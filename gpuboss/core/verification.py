@@ -101,7 +101,7 @@ class Verifier:
             return
         self.decisions += 1
         take_stamp(self.state, entry_id, counted)
-        self._pair(entry_id, recorded, fields)
+        self._pair(entry_id, recorded, fields, data)
 
     def finish(self, *, cut: bool = False) -> int:
         """Name the decisions that are missing. `cut`: the log goes on behind the last entry fed.
@@ -200,7 +200,7 @@ class Verifier:
         # What claims to go on where the decisions found so far end was written by the scheduler.
         return recorded is None or not parse_id(self._decided_through) < _parse_or_zero(recorded.cause) <= cursor
 
-    def _pair(self, entry_id: str, recorded: Decision | None, fields: Sequence[bytes]) -> None:
+    def _pair(self, entry_id: str, recorded: Decision | None, fields: Sequence[bytes], data: bytes) -> None:
         if recorded is None:
             self._diverge(entry_id, "it cannot be read", _raw(fields), None)
             return
@@ -224,6 +224,10 @@ class Verifier:
             self._decided_through = cause
         if not _agree(recorded, expected):
             self._diverge(entry_id, "another decision was derived", recorded, expected)
+        elif added := _added(data, expected):
+            found = {"type": type(recorded).__name__, "data": msgspec.to_builtins(recorded) | added}
+            names = ", ".join(sorted(added))
+            self._diverge(entry_id, f"it has fields that no scheduler writes: {names[:200]}", found, expected)
 
     def _diverge(
         self,
@@ -261,6 +265,16 @@ def _agree(recorded: Decision, derived: Decision) -> bool:
     if not isinstance(recorded, EventRejected) or not isinstance(derived, EventRejected):
         return False
     return replace(recorded, detail="") == replace(derived, detail="")
+
+
+def _added(data: bytes, derived: Decision) -> dict[str, Any]:
+    """The fields that a recorded decision has beyond those of the derived one and its stamp."""
+    try:
+        recorded: dict[str, Any] = msgspec.json.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        return {"(unreadable)": str(error)}  # what is not looked for is skipped when a decision is read, whatever it is
+    known = {*msgspec.json.decode(_encode(derived)), "epoch", "seq"}
+    return {name: value for name, value in recorded.items() if name not in known}
 
 
 def _read_decision(type_name: bytes, data: bytes) -> Decision | None:

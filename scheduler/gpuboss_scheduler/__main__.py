@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import re
 import secrets
@@ -23,18 +24,31 @@ from gpuboss.errors import ConfigError, GPUBossError, SchedulerUnavailable
 from gpuboss.keys import Keys
 from gpuboss.log import LogDamaged
 from gpuboss_scheduler.devices import observe
-from gpuboss_scheduler.scheduler import Scheduler, say
+from gpuboss_scheduler.scheduler import Scheduler
 from gpuboss_scheduler.status import Status
+from gpuboss_scheduler.talk import say
 
 EXIT_LOG_DAMAGED = 1
 EXIT_CONFIG = 3
 EXIT_UNAVAILABLE = 69
 PING_EVERY_S = 0.2
+FOR_EVER = "for-ever"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-@app.command(help=__doc__)
+HELP = """Lends the VRAM of this machine's GPUs, in turn and by priority: the sidecar of GPUBoss.
+
+Each option is also a setting of config.yaml (under `scheduler`) and a GPUBOSS_* variable; options win.
+
+\b
+  gpuboss-scheduler --embedded --devices "cuda:0=24GB"          no GPU, no Redis: try it out
+  gpuboss-scheduler --redis-url redis://localhost:6379 --wait   the GPUs that NVML sees
+  gpuboss-scheduler --http off                                  a second one stands by, and takes over
+"""
+
+
+@app.command(help=HELP)
 def serve(
     redis_url: Annotated[
         str | None, typer.Option(help="Where Redis or Valkey is: redis://, rediss://, unix://.")
@@ -52,7 +66,9 @@ def serve(
     policy: Annotated[Path | None, typer.Option(help="The scheduling policy, as a file of its own.")] = None,
     session_ttl: Annotated[str | None, typer.Option(help="A silent service is dead after: 15s, 500ms.")] = None,
     lock_delay: Annotated[str | None, typer.Option(help="VRAM of a dead service is lent again after: 60s.")] = None,
-    wait: Annotated[str | None, typer.Option(help="Wait so long for Redis to answer at first: 30s.")] = None,
+    wait: Annotated[
+        str | None, typer.Option(help="Wait for Redis to answer at first, so long (30s); bare: for ever.")
+    ] = None,
 ) -> None:
     arguments: dict[str, object] = {
         "gpu.redis_url": redis_url,
@@ -70,10 +86,11 @@ def serve(
     settings = load_config(config, arguments=arguments)
     if policy is not None:
         settings = _with_policy(settings, policy)
-    run(settings, 0 if wait is None else parse_duration_ms(wait))
+    wait_ms = 0.0 if wait is None else math.inf if wait == FOR_EVER else parse_duration_ms(wait)
+    run(settings, wait_ms)
 
 
-def run(config: Config, wait_ms: int) -> None:
+def run(config: Config, wait_ms: float) -> None:
     """Serve with these settings. Raises `GPUBossError`."""
     # The state holds no cycles; looking for them in hundreds of thousands of leases would stop the loop for long.
     gc.set_threshold(100_000, 50, 1000)
@@ -138,7 +155,7 @@ def _web(config: Config, node: str, status: Status) -> Iterator[None]:
         client.close()
 
 
-def _await_redis(url: str, wait_ms: int, stop: _StopFlag) -> None:
+def _await_redis(url: str, wait_ms: float, stop: _StopFlag) -> None:
     """Raises `SchedulerUnavailable` if Redis does not answer within `wait_ms`."""
     import redis
 
@@ -178,13 +195,21 @@ def _host_name() -> str:
 def main() -> None:
     """The console script; exit codes as the contract has them."""
     try:
-        app(standalone_mode=True)
+        app(_spelled_out(sys.argv[1:]), standalone_mode=True)
     except LogDamaged as error:
         _fail(error, EXIT_LOG_DAMAGED)
     except SchedulerUnavailable as error:
         _fail(error, EXIT_UNAVAILABLE)
     except GPUBossError as error:
         _fail(error, EXIT_CONFIG)
+
+
+def _spelled_out(arguments: list[str]) -> list[str]:
+    """A bare `--wait` means for ever; the parser wants that said."""
+    said = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        said.append(f"--wait={FOR_EVER}" if argument == "--wait" and following.startswith("--") else argument)
+    return said
 
 
 def _fail(error: Exception, code: int) -> None:

@@ -23,6 +23,11 @@ class LogClock:
         """What the log's clock shows now, ms."""
         return self._anchor_ms + int((self._monotonic() - self._anchor_s) * 1000)
 
+    def at_least(self, log_ms: int) -> None:
+        """The log's clock has been this far, by a tick: it does not go back."""
+        if log_ms > self.now_ms():
+            self._anchor_ms, self._anchor_s = log_ms, self._monotonic()
+
     def see(self, log_ms: int) -> int:
         """An entry of this time was read. Returns by how much the server's clock jumped forward (ms; 0: not).
 

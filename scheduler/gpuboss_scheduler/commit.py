@@ -14,7 +14,6 @@ from gpuboss.events import LeaseEnded, LeaseGranted
 from gpuboss.keys import Keys
 from gpuboss_scheduler.scripts import Script
 
-REPLIES_MAX = 10_000
 REPLIES_LIVE_MS = 24 * 60 * 60 * 1000  # an unused reply stream goes after as long as ended leases are remembered
 REVIVE_EVERY_S = 60.0
 
@@ -48,7 +47,9 @@ class Shown:
     """Which rows stand in Redis by our own hand, and which reply streams live on for how long: what need not be
     said again."""
 
-    def __init__(self, state: State, keys: Keys) -> None:
+    def __init__(self, state: State, keys: Keys, replies_max: int) -> None:
+        """`replies_max`: how many entries a reply stream keeps, about."""
+        self.replies_max = replies_max
         self.keys = (keys.scheduler, keys.events, keys.leases, keys.queue, keys.devices, keys.sessions)
         self.replies = keys.replies
         self.leases = set(state.ledger.leases)
@@ -92,25 +93,21 @@ class Batch:
         streams: dict[str | None, int] = {None: 0}
         said: list[Argument] = []
         written = set()  # leases whose row is written even if it is not there
-        next_seq = seq
         for told in self.told:
             decision, address = told.decision, told.address
             if address is not None and address not in streams:
                 streams[address] = shown.number_of(address, len(streams))
                 names.append(shown.replies(address))
-            data = _encode(decision)
-            if told.is_new:
-                next_seq += 1
-                data = b'%s,"epoch":%d,"seq":%d}' % (data[:-1], epoch, next_seq)
-                if isinstance(decision, _ALWAYS_SHOWN):
-                    written.add(decision.lease_id)
-            said += (type(decision).__name__, data, streams[address], 1 if told.is_new else 0)
-        head: list[Argument] = [epoch, cursor, state.last_id, next_seq, state.now_ms, REPLIES_MAX, REPLIES_LIVE_MS]
+            if told.is_new and isinstance(decision, _ALWAYS_SHOWN):
+                written.add(decision.lease_id)
+            # The script closes it: in the log with the stamp, on the reply stream with the time.
+            said += (type(decision).__name__, _encode(decision)[:-1], streams[address], 1 if told.is_new else 0)
+        head: list[Argument] = [epoch, cursor, state.last_id, seq, state.now_ms, shown.replies_max, REPLIES_LIVE_MS]
         arguments = [*head, state.policy.session_ttl_ms, len(self.told), *said]
         for what, group in self._groups(state, shown, written).items():
             arguments += (what, len(group))
             arguments += group
-        return Commit(names, arguments, state.last_id, next_seq - seq)
+        return Commit(names, arguments, state.last_id, sum(told.is_new for told in self.told))
 
     def _groups(self, state: State, shown: Shown, written: set[str]) -> dict[str, list[Argument]]:
         """The rows to write and to take out, and the sessions that were named."""

@@ -23,7 +23,9 @@ BUSY = 16  # entries in one batch from which on reading ahead is worth its round
 class Leader:
     """One reign at work. `cursor` is the one in Redis; the state may be further: it has read our own decisions."""
 
-    def __init__(self, wire: Wire, reign: Reign, state: State, cursor: str, clock: LogClock, chores: Chores) -> None:
+    def __init__(
+        self, wire: Wire, reign: Reign, state: State, shown: Shown, cursor: str, clock: LogClock, chores: Chores
+    ) -> None:
         self._wire = wire
         self._reign = reign
         self._keys = reign.keys
@@ -32,7 +34,7 @@ class Leader:
         self._read_through = state.last_id
         self._clock = clock
         self._chores = chores
-        self._shown = Shown(state, reign.keys)
+        self._shown = shown
         self._readback = Readback()
         self._missing: list[str] = []  # leases whose row was found to be deleted
 

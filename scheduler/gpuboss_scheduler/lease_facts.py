@@ -18,27 +18,30 @@ class LeaseFacts:
         self._unread: dict[str, int] = {}  # lease_id -> seq of the fact about it
 
     def revoke(self, lease_ids: Iterable[str]) -> None:
-        """The rows of these leases were deleted, which is how an operator without tools ends them."""
+        """The rows of these leases were deleted, which is how an operator without tools ends them, or, where they
+        are being reclaimed, vouches that their memory is back."""
         leases = self._state.ledger.leases
-        self._append(
-            [
-                LeaseRevoked(lease_id=lease_id, reason="its row in the projection was deleted", by="operator")
-                for lease_id in lease_ids
-                if lease_id in leases
-            ]
-        )
+        facts: list[LeaseRevoked | VramReclaimed] = []
+        for lease_id in lease_ids:
+            if lease_id in leases:
+                reason = "its row in the projection was deleted"
+                facts.append(LeaseRevoked(lease_id=lease_id, reason=reason, by="operator"))
+                if leases[lease_id].state == "reclaiming":
+                    facts.append(VramReclaimed(lease_id=lease_id, how="operator"))
+        self._append(facts)
 
     def reclaim(self, now_ms: int) -> None:
-        """Give VRAM back whose lease ended uncleanly, once the lock delay has passed (the log's time, ms)."""
+        """Give VRAM back whose lease ended uncleanly, once an operator vouches for it, or the lock delay has passed
+        (`now_ms` is the log's time)."""
         ledger = self._state.ledger
         if not any(device.reclaiming_mib for device in ledger.devices.values()):
             return
         due_ms = now_ms - self._state.policy.lock_delay_ms
         self._append(
             [
-                VramReclaimed(lease_id=lease_id, how="lock_delay")
+                VramReclaimed(lease_id=lease_id, how="operator" if lease.vouched else "lock_delay")
                 for lease_id, lease in ledger.leases.items()
-                if lease.reclaiming_since_ms is not None and lease.reclaiming_since_ms <= due_ms
+                if lease.reclaiming_since_ms is not None and (lease.vouched or lease.reclaiming_since_ms <= due_ms)
             ]
         )
 

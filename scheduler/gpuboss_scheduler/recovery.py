@@ -16,6 +16,7 @@ from gpuboss.core.state import State
 from gpuboss.core.verification import Verifier, parse_id
 from gpuboss.events import Decision, EventRejected, LeaseRequested, Stamp
 from gpuboss.log import Entry, LogDamaged, LogReader
+from gpuboss_scheduler.talk import say
 
 _ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
@@ -36,7 +37,7 @@ def recover(log: LogReader, cursor: str) -> Recovered:
 
     Raises `LogDamaged` if the decisions in the log do not follow from it.
     """
-    state = log.snapshot() or State()
+    state = _snapshot_or_nothing(log)
     last_id = log.last_id() or "0-0"
     # Behind the cursor it may well stand: entries that lead to nothing are folded, and move no cursor.
     if parse_id(state.last_id) > parse_id(last_id):
@@ -80,6 +81,17 @@ def _compare(verifier: Verifier, entry: Entry, before: Stamp) -> None:
     state.epoch, state.seq = before.epoch, before.seq
     verifier.feed(entry.id, entry.fields)
     state.last_id, state.epoch, state.seq = at
+
+
+def _snapshot_or_nothing(log: LogReader) -> State:
+    """The snapshot's state. A damaged one is no loss while the log is whole."""
+    try:
+        return log.snapshot() or State()
+    except LogDamaged as damaged:
+        if log.trimmed():
+            raise
+        say(f"{damaged}; the log is whole: it is read from its beginning")
+        return State()
 
 
 def _check_beginning(log: LogReader, state: State) -> None:

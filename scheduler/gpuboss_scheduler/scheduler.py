@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from gpuboss.keys import Keys
 from gpuboss.log import LogReader
 from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import LogClock
-from gpuboss_scheduler.commit import commit_script
+from gpuboss_scheduler.commit import Shown, commit_script
 from gpuboss_scheduler.election import LOOK_S, Claim, Watch, claim, look
 from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.leader import Leader
@@ -30,6 +29,7 @@ from gpuboss_scheduler.server_checks import durability_of
 from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
 from gpuboss_scheduler.snapshots import Snapshots
 from gpuboss_scheduler.status import Status
+from gpuboss_scheduler.talk import say
 from gpuboss_scheduler.wire import Wire
 
 if TYPE_CHECKING:
@@ -135,12 +135,14 @@ class Scheduler:
             clock = LogClock(entry_ms(won.elected_id))
             snapshots = Snapshots(reign, state, self._config.snapshot_every)
             chores = Chores(reign, state, clock, self._trust, snapshots)
-            leader = Leader(wire, reign, state, recovered.cursor, clock, chores)
+            shown = Shown(state, self._keys, self._config.replies_max)
+            leader = Leader(wire, reign, state, shown, recovered.cursor, clock, chores)
             with reign.kept_alive():
                 through = self._write_facts(reign, recovered) or won.elected_id
                 failpoint("facts-appended")
                 write_all(reign, state)
                 leader.catch_up(through)
+            clock.at_least(state.now_ms)
             say(f"leading epoch={reign.epoch} cursor={state.last_id}")
             self._standing_by = False
             self._status.role, self._status.problem = "leading", ""
@@ -182,11 +184,6 @@ class Scheduler:
             "durability": durability,
             "session_ttl_ms": self._config.session_ttl_ms,
         }
-
-
-def say(line: str) -> None:
-    """One line of talk on stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def _device_facts(state: State, node: str, devices: Sequence[DeviceObserved]) -> list[Event]:

@@ -15,7 +15,7 @@ import redis
 
 from gpuboss import __version__
 from gpuboss.events import LeaseRequested
-from tests.cli.console import GPUBOSS, Console, environment, store
+from tests.cli.console import DEADLINE_S, GPUBOSS, Console, environment, store
 from tests.core.scenario import Scenario
 from tests.real.servers import RealServer, available_servers
 
@@ -232,6 +232,20 @@ def test_a_reader_that_goes_away_ends_it_quietly(console: Console, client: redis
         assert running.process.stderr is not None
         assert running.process.stderr.read() == b""
         assert running.process.wait() == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("arguments", [["schema"], ["config"], ["status"], ["events"], ["export"], ["--version"]])
+def test_a_closed_stdout_is_one_line_and_exits_1(console: Console, client: redis.Redis, arguments: list[str]) -> None:
+    store(client, Scenario(24_576))
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *GPUBOSS, *arguments]
+    done = subprocess.run(command, env=console.environ, stderr=subprocess.PIPE, check=False, timeout=DEADLINE_S)
+    assert (done.returncode, done.stderr) == (1, b"gpuboss: cannot write the output: stdout is closed\n")
+
+
+def test_a_closed_stderr_puts_no_talk_among_the_data(console: Console) -> None:
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *GPUBOSS, "why", "unheard-of", "--json"]
+    done = subprocess.run(command, env=console.environ, stdout=subprocess.PIPE, check=False, timeout=DEADLINE_S)
+    assert (done.returncode, done.stdout) == (1, b"")
 
 
 def test_a_full_disk_is_one_line_and_exits_1() -> None:

@@ -274,7 +274,8 @@ def test_a_trimmed_log_without_a_snapshot(console: Console, client: redis.Redis)
     ended = console.call("replay", "--json")
     assert (ended.code, ended.out) == (1, "")
     assert "the beginning of the log was trimmed" in ended.err
-    assert "--from-start" in ended.err
+    assert "gpuboss replay FILE" in ended.err
+    assert "--from-start" not in ended.err
     assert ended.err.count("\n") == 1
 
 
@@ -296,11 +297,55 @@ def test_a_trimmed_log_with_a_snapshot_that_cannot_be_used(
     assert said in ended.err
 
 
-def test_what_is_left_of_a_trimmed_log_can_be_replayed_all_the_same(console: Console, client: redis.Redis) -> None:
-    trimmed(client)
+def test_a_log_without_its_beginning_is_one_error_and_no_flood(
+    console: Console, client: redis.Redis, tmp_path: Path
+) -> None:
+    given, snapshot_id = trimmed(client)
+    number = (
+        json.loads(given.entries[-1].fields[3])["seq"] - 2
+    )  # what the snapshot is of was kept, and two decisions behind it
+    left = console.call("export", "--from", snapshot_id)
+    file = tmp_path / "left.jsonl"
+    file.write_text(left.out)
+    for ended in (
+        console.call("replay", "--from-start", "--json"),
+        console.call("replay", str(file)),
+        console.call("replay", "-", "--json", stdin=left.out.encode()),
+    ):
+        assert (ended.code, ended.out) == (1, "")
+        assert "begins in the middle of a log" in ended.err
+        assert f"is {number}," in ended.err
+        assert "--from-start" not in ended.err
+        assert ended.err.count("\n") == 1
+    assert console.call("replay").code == 0
+
+
+def test_a_beginning_that_somebody_made_up_is_none(console: Console, client: redis.Redis, tmp_path: Path) -> None:
+    given = story()
+    from_id = given.entries[-1].id
+    given.writes(
+        b"SchedulerElected",
+        b'{"scheduler":"thief","version":"1","core":1,"incarnation":"x","policy":"x","epoch":1,"seq":1}',
+    )
+    store(client, given)
+    file = tmp_path / "left.jsonl"
+    file.write_text(console.call("export", "--from", from_id).out)
+    ended = console.call("replay", str(file))
+    assert (ended.code, ended.out) == (1, "")
+    assert "begins in the middle of a log" in ended.err
+
+
+def test_a_number_that_somebody_made_up_before_the_first_scheduler_is_not_its_beginning(
+    console: Console, client: redis.Redis, tmp_path: Path
+) -> None:
+    given = story()
+    forged = next(entry for entry in given.entries if b'"seq":99' in entry.fields[3])
+    given.entries.insert(0, forged._replace(id=f"{START_MS - 1}-0"))
+    append(client, given)
     ended = console.call("replay", "--from-start", "--json")
-    assert (ended.code, ended.document["from"]) == (1, "beginning")
-    assert "missing before it" in ended.document["divergences"][0]["problem"]
+    assert "begins in the middle" not in ended.err
+    assert ended.document["from"] == "beginning"
+    assert console.call("replay", str(exported(console, tmp_path)), "--json").document["from"] == "beginning"
 
 
 def test_until_before_the_snapshot_cannot_be_had(console: Console, client: redis.Redis) -> None:

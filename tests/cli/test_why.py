@@ -18,7 +18,7 @@ def why(console: Console, lease_id: str) -> dict[str, Any]:
     ended = console.call("why", lease_id, "--json")
     assert (ended.code, ended.err) == (0, "")
     found: dict[str, Any] = ended.document
-    assert found["lease_id"] == lease_id
+    assert (found["lease_id"], found["decided"]) == (lease_id, True)
     return found
 
 
@@ -228,8 +228,34 @@ def test_what_is_not_decided_yet_is_what_the_log_leads_to(console: Console, clie
     store(client, given)
     client.delete("gpuboss:scheduler")
     ended = console.call("why", "asking__", "--json")
-    assert (ended.code, ended.document["state"]) == (0, "waiting")
+    assert (ended.code, ended.document["state"], ended.document["decided"]) == (0, "waiting", False)
     assert "nobody leads" in ended.err
+    assert "no scheduler has decided this yet" in console.call("why", "asking__").out
+    assert console.call("why", "holder__", "--json").document["decided"] is True
+
+
+@pytest.mark.parametrize("with_snapshot", [False, True])
+def test_a_dead_leaders_cursor_tells_what_is_decided(
+    console: Console, client: redis.Redis, with_snapshot: bool
+) -> None:
+    given = Scenario(24_576, 24_576)
+    given.request("holder", 24_000, device="cuda:0")
+    given.request("asking", 1_000, device="cuda:0")
+    decided = given.entries[-1].id
+    if with_snapshot:
+        keep_snapshot(client, snapshot.load(snapshot.dump(given.state)))
+    given.write(LeaseRequested("later___", "imajin", 500, device="cuda:1"))
+    store(client, given)
+    client.hset("gpuboss:scheduler", mapping={"cursor": decided, "alive_until_ms": 0})
+    found = {name: console.call("why", name, "--json").document for name in ("holder__", "asking__", "later___")}
+    assert {name: each["decided"] for name, each in found.items()} == {
+        "holder__": True,
+        "asking__": True,
+        "later___": False,
+    }
+    assert [each["state"] for each in found.values()] == ["held", "waiting", "held"]
+    assert "no scheduler has decided this yet" not in console.call("why", "asking__").out
+    assert "no scheduler has decided this yet" in console.call("why", "later___").out
 
 
 def test_a_trimmed_log_is_read_from_its_snapshot(console: Console, client: redis.Redis) -> None:

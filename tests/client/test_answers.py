@@ -10,7 +10,9 @@ import pytest
 from gpuboss.client.answers import settle, take
 from gpuboss.client.desk import Desk, Waiting, reassertions, repetitions
 from gpuboss.client.lease import Lease
+from gpuboss.client.link import encoded
 from gpuboss.client.replies import Reply, read_reply
+from gpuboss.core.door import read_event
 from gpuboss.errors import GPUBossError, LeaseDenied, LeaseImpossible, LeaseLost, LeaseTimeout
 from gpuboss.events import LeaseReasserted, LeaseRequested
 
@@ -57,8 +59,8 @@ def clerk() -> Iterator[Clerk]:
 def test_a_grant_answers_the_request_with_a_lease(clerk: Clerk) -> None:
     lease = clerk.hold("lease-01", devices=("cuda:1", "cuda:2"), uuids=("GPU-1", "GPU-2"), vram_mib=8192)
     assert str(lease) == lease.lease_id == "lease-01"
-    assert (lease.node, lease.device, lease.devices) == ("node-a", "cuda:1", ("cuda:1", "cuda:2"))
-    assert (lease.uuids, lease.vram_mib, lease.expires_at_ms, lease.fence) == (("GPU-1", "GPU-2"), 8192, None, 7)
+    assert (lease.node, lease.device, lease.devices) == ("node-a", "cuda:1", ["cuda:1", "cuda:2"])
+    assert (lease.uuids, lease.vram_mib, lease.expires_at_ms, lease.fence) == (["GPU-1", "GPU-2"], 8192, None, 7)
     assert clerk.desk.waiting == {}
     assert list(clerk.desk.held) == ["lease-01"]
 
@@ -300,6 +302,32 @@ def test_to_a_new_log_leases_are_asserted_and_not_requested_again(clerk: Clerk) 
         fence=7,
         session="session-1",
     )
+
+
+@pytest.mark.parametrize("expires_at_ms", [None, 60_000])
+def test_the_log_can_read_an_assertion_with_and_without_its_nulls(clerk: Clerk, expires_at_ms: int | None) -> None:
+    clerk.hold("lease-01", granted_at_ms=49_000, expires_at_ms=expires_at_ms, now_ms=50_000, vram_mib=8192)
+    [said] = reassertions(clerk.desk)
+    for data in (encoded(said), msgspec.json.encode(said)):
+        assert read_event([b"type", b"LeaseReasserted", b"data", data]) == said
+
+
+@pytest.mark.parametrize("reason", ["unknown_lease", "not_owner", "invalid", "malformed", "too_large", "unknown_type"])
+def test_a_lease_whose_assertion_is_refused_is_lost(clerk: Clerk, reason: str) -> None:
+    lease = clerk.hold("lease-01")
+    told: list[GPUBossError | None] = []
+    clerk.desk.held["lease-01"].renewals.append(told.append)
+    list(reassertions(clerk.desk))
+    clerk.hear("EventRejected", lease_id="lease-01", cause="1-1", reason=reason)
+    assert (lease.is_lost, lease.lost_reason) == (True, "revoked")
+    assert [type(answer) for answer in told] == [LeaseLost]
+
+
+@pytest.mark.parametrize("reason", ["invalid", "malformed"])
+def test_somebodys_broken_event_about_a_lease_that_was_not_asserted_does_not_end_it(clerk: Clerk, reason: str) -> None:
+    lease = clerk.hold("lease-01")
+    clerk.hear("EventRejected", lease_id="lease-01", cause="1-1", reason=reason, session=None)
+    assert not lease.is_lost
 
 
 # ---------------------------------------------------------------- what is no answer

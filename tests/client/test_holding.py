@@ -165,7 +165,7 @@ async def test_a_lease_knows_what_it_is(boss: GPUBoss, hand: HandScheduler) -> N
     lease = await acquired(boss, hand, device="cuda:1", fence=42, expires_at_ms=99_000)
     [request] = hand.log("LeaseRequested")
     assert str(lease) == lease.lease_id == request["lease_id"]
-    assert (lease.device, lease.devices, lease.uuids) == ("cuda:1", ("cuda:1",), ("GPU-11111111",))
+    assert (lease.device, lease.devices, lease.uuids) == ("cuda:1", ["cuda:1"], ["GPU-11111111"])
     assert (lease.node, lease.vram_mib, lease.expires_at_ms, lease.fence) == ("node-a", 8192, 99_000, 42)
 
 

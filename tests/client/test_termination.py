@@ -47,6 +47,22 @@ WAYS = {
 }
 
 
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """Signals are the kernel's business: one kind of server is enough here."""
+    with RealServer(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(one_server: RealServer) -> RealServer:
+    """It runs, and is empty."""
+    one_server.resume()
+    with one_server.client() as client:
+        client.flushall()
+    return one_server
+
+
 def holding(service: Service, hand: HandScheduler, requests: int = 2) -> list[str]:
     """Grant its first request; the ids of all, once so many are in the log."""
     wait_for("a request", lambda: hand.log("LeaseRequested") or service.has_ended())

@@ -80,7 +80,7 @@ async def test_a_namespace_is_a_world_of_its_own(platform: Platform) -> None:
 
 async def test_a_gang_has_all_its_devices_or_none(boss: GPUBoss) -> None:
     async with boss.lease(vram_gb=8, gpus=2) as device:
-        assert device.lease.devices == ("cuda:0", "cuda:1")
+        assert device.lease.devices == ["cuda:0", "cuda:1"]
         assert device.all == ("cuda:0", "cuda:1")
         assert len(set(device.lease.uuids)) == 2
         with pytest.raises(LeaseTimeout):

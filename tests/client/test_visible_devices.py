@@ -57,6 +57,34 @@ def test_a_hidden_device_is_an_error_that_names_both(granted: int, visible: str)
     assert f"CUDA_VISIBLE_DEVICES={visible!r}" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("visible", "twice"),
+    [
+        ("1,1", "1"),
+        ("1,01", "1"),
+        ("1,0,0", "0"),  # one that was not granted: CUDA shows none all the same
+        ("GPU-00bb2222-0000,GPU-00bb2222-0000", "GPU-00bb2222-0000"),
+        ("1,GPU-00bb", "1, GPU-00bb"),
+        ("GPU-00bb,GPU-00bb2222-0000", "GPU-00bb, GPU-00bb2222-0000"),
+    ],
+)
+def test_a_device_that_is_listed_twice_is_an_error(visible: str, twice: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        name_of(1, visible)
+    assert f"CUDA_VISIBLE_DEVICES={visible!r} lists one device twice ({twice})" in str(error.value)
+
+
+def test_what_stands_behind_the_end_of_the_list_is_listed_once() -> None:
+    assert name_of(1, "1,-1,1") == "cuda:0"
+
+
+def test_a_cut_uuid_that_fits_two_granted_devices_is_an_error() -> None:
+    with pytest.raises(ConfigError) as error:
+        own_ordinals(["cuda:0", "cuda:1"], UUIDS[:2], {"CUDA_VISIBLE_DEVICES": "GPU-00"})
+    assert "GPU-00 in CUDA_VISIBLE_DEVICES='GPU-00' fits" in str(error.value)
+    assert all(uuid in str(error.value) for uuid in UUIDS[:2])
+
+
 def test_all_devices_of_a_gang_are_named_in_their_order() -> None:
     environ = {"CUDA_VISIBLE_DEVICES": "2,1,0"}
     assert own_ordinals(["cuda:0", "cuda:2"], [UUIDS[0], UUIDS[2]], environ) == ("cuda:2", "cuda:0")

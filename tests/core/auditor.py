@@ -136,7 +136,7 @@ class Audit:
                 self._devices[f"{data['node']}/{data['device']}"] = data
             case "SessionLost":
                 self._lost.setdefault((data["service"], data["session"]), self._now_ms)
-            case "VramReclaimed" | "LeaseRevoked":
+            case "VramReclaimed":
                 account = self.accounts.get(data["lease_id"])
                 if account is not None and account.standing == "reclaiming":
                     account.standing, account.devices = "over", []

@@ -13,6 +13,7 @@ UNADDRESSED = Rejection("invalid", "lease-0001")  # its service is no name: nobo
 MALFORMED = Rejection("malformed")
 TOO_LARGE = Rejection("too_large")
 FORGED = Rejection("forged")
+FORGED_GRANT = Rejection("forged", "lease-0001", "imajin")  # named in the log, and told to nobody
 
 
 def entry(type_name: bytes, data: bytes) -> list[bytes]:
@@ -73,7 +74,7 @@ INVALID: dict[str, tuple[list[bytes], Rejection]] = {
         asked(session="session-01", instance="a", priority="urgent"),
         Rejection("invalid", "lease-0001", "imajin", "session-01", "imajin:a"),
     ),
-    "an instance that is no name": (asked(instance="A:B"), UNADDRESSED),
+    "an instance that is no name": (asked(instance="A:B"), Rejection("invalid", "lease-0001", "imajin")),
     "a reply key smuggled in": (asked(service="x\r\nDEL gpuboss:events"), UNADDRESSED),
     "a field left out": (entry(b"LeaseRequested", b'{"lease_id":"lease-0001","service":"imajin"}'), ADDRESSED),
     "all fields left out": (entry(b"LeaseRequested", b"{}"), Rejection("invalid")),
@@ -136,11 +137,11 @@ UNKNOWN: dict[str, tuple[list[bytes], Rejection]] = {
 
 GRANT = b'{"cause":"1-0","lease_id":"lease-0001","service":"imajin","node":"alpha","device":"cuda:0"'
 FORGERIES: dict[str, tuple[list[bytes], Rejection]] = {
-    "a grant without a stamp": (entry(b"LeaseGranted", GRANT + b"}"), FORGED),
-    "a grant with seq 0": (entry(b"LeaseGranted", GRANT + b',"epoch":1,"seq":0}'), FORGED),
-    "a grant far ahead": (entry(b"LeaseGranted", GRANT + b',"epoch":9,"seq":999999}'), FORGED),
-    "a grant with words for numbers": (entry(b"LeaseGranted", GRANT + b',"epoch":"1","seq":"2"}'), FORGED),
-    "a grant with a seq below zero": (entry(b"LeaseGranted", GRANT + b',"epoch":1,"seq":-1}'), FORGED),
+    "a grant without a stamp": (entry(b"LeaseGranted", GRANT + b"}"), FORGED_GRANT),
+    "a grant with seq 0": (entry(b"LeaseGranted", GRANT + b',"epoch":1,"seq":0}'), FORGED_GRANT),
+    "a grant far ahead": (entry(b"LeaseGranted", GRANT + b',"epoch":9,"seq":999999}'), FORGED_GRANT),
+    "a grant with words for numbers": (entry(b"LeaseGranted", GRANT + b',"epoch":"1","seq":"2"}'), FORGED_GRANT),
+    "a grant with a seq below zero": (entry(b"LeaseGranted", GRANT + b',"epoch":1,"seq":-1}'), FORGED_GRANT),
     "a grant that is no object": (entry(b"LeaseGranted", b"[]"), FORGED),
     "an end of nothing": (entry(b"LeaseEnded", b""), FORGED),
     "a rejection": (entry(b"EventRejected", b'{"cause":"1-0","event_id":"1-0","reason":"forged"}'), FORGED),
@@ -148,7 +149,10 @@ FORGERIES: dict[str, tuple[list[bytes], Rejection]] = {
     "a tick from epoch 0": (entry(b"ClockTicked", b'{"now_ms":9007199254740991,"epoch":0,"seq":1}'), FORGED),
     "an election of an old epoch": (entry(b"SchedulerElected", b'{"scheduler":"me","epoch":0,"seq":1}'), FORGED),
     "a device": (entry(b"DeviceObserved", b'{"node":"alpha","device":"cuda:7","total_mib":99999}'), FORGED),
-    "a dead session": (entry(b"SessionLost", b'{"service":"imajin","session":"session-01"}'), FORGED),
+    "a dead session": (
+        entry(b"SessionLost", b'{"service":"imajin","session":"session-01"}'),
+        Rejection("forged", None, "imajin", "session-01"),
+    ),
     "a policy of two megabytes": (entry(b"PolicySet", b'{"x":"' + b"x" * 2_000_000 + b'"}'), FORGED),
     "a very deep grant": (entry(b"LeaseGranted", GRANT + b',"x":' + b"[" * 100_000), FORGED),
 }

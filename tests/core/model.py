@@ -73,7 +73,7 @@ class Model:
             named = dict(zip(fields[0::2], fields[1::2], strict=True))
             type_name, data = named[b"type"].decode(), json.loads(named[b"data"])
             if type_name in FACTS + DECISIONS and not self._is_genuine(type_name, data):
-                expected = Rejection("forged")
+                expected = Rejection("forged", data.get("lease_id"), data.get("service"), data.get("session"))
             elif type_name in DECISIONS:
                 return []
         self._advance(int(entry_id.split("-")[0]))
@@ -362,7 +362,7 @@ class Model:
         elif case.is_ == "waiting":
             self._deny(case, "cancelled")
         elif case.is_ == "reclaiming":
-            case.is_ = "over"
+            pass  # the operator vouches that the memory is back; the scheduler's fact follows
         elif not grace_ms:
             self._end(case, "revoked")
         elif case.is_ != "yielding":

@@ -301,7 +301,7 @@ def _in_words(decision: Decision, now_ms: int) -> str:
             return f"extended {_short(decision.lease_id)} by {decision.expires_at_ms - now_ms} ms"
         case LeaseStateChanged():
             return f"changed {_short(decision.lease_id)} to {decision.state}"
-        case EventRejected(lease_id=None):
+        case EventRejected(lease_id=None) | EventRejected(reason="forged"):
             return f"rejected: {decision.reason}"
         case EventRejected(lease_id=lease_id):
             return f"rejected {_short(lease_id or '')}: {decision.reason}"

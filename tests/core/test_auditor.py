@@ -121,7 +121,7 @@ def gang(log: Liar, **lies: Any) -> str:
 
 def yielding(log: Liar) -> str:
     log.held("a", reclaimable=True)
-    cause = log.write(LeaseRevoked(padded("a"), grace_ms=5))
+    cause = log.write(LeaseRevoked(padded("a"), "maintenance", "root", 5))
     return log.stamp(YieldRequested(padded("a"), "imajin", log.now_ms + 5, None, cause=cause))
 
 
@@ -166,7 +166,7 @@ LIES: dict[str, tuple[str, Callable[[Liar], object]]] = {
         lambda log: (
             log.stamp(policy(lock_delay_ms=5)),
             log.held("a", 20_000),
-            log.end(log.write(LeaseRevoked(padded("a"))), "a", "revoked", freed=False),
+            log.end(log.write(LeaseRevoked(padded("a"), "maintenance", "root")), "a", "revoked", freed=False),
             log.held("b", 20_000),
         ),
     ),
@@ -249,7 +249,7 @@ LIES: dict[str, tuple[str, Callable[[Liar], object]]] = {
     "a cancellation without effect": ("should have ended", lambda log: (log.ask("a"), log.release("a"))),
     "a revocation without effect": (
         "should have ended",
-        lambda log: (log.held("a"), log.write(LeaseRevoked(padded("a")))),
+        lambda log: (log.held("a"), log.write(LeaseRevoked(padded("a"), "maintenance", "root"))),
     ),
     "an expiry without effect": ("should have ended", lambda log: (log.held("a", ttl_ms=5), tick(log, 5))),
     "a dead session without effect": (
@@ -262,7 +262,7 @@ LIES: dict[str, tuple[str, Callable[[Liar], object]]] = {
         lambda log: (
             log.stamp(policy(lock_delay_ms=5)),
             log.held("a"),
-            log.end(log.write(LeaseRevoked(padded("a"))), "a", "revoked"),
+            log.end(log.write(LeaseRevoked(padded("a"), "maintenance", "root")), "a", "revoked"),
         ),
     ),
     "memory said to be kept for nothing": (
@@ -348,7 +348,7 @@ def test_it_counts_what_is_reclaimed_as_free_again():
     def tell(log):
         log.stamp(policy(lock_delay_ms=5))
         log.held("a", 20_000)
-        log.end(log.write(LeaseRevoked(padded("a"))), "a", "revoked", freed=False)
+        log.end(log.write(LeaseRevoked(padded("a"), "maintenance", "root")), "a", "revoked", freed=False)
         log.stamp(reclaimed("a"))
         log.held("b", 20_000)
 

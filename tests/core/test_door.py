@@ -163,7 +163,7 @@ def test_bytes_that_are_no_text_are_refused_also_where_nobody_looks():
 def test_a_broken_name_redirects_no_answer():
     refusal = read_event(asked(service="imajin", instance="a:b", priority="urgent"))
     assert isinstance(refusal, Refusal)
-    assert (refusal.service, refusal.instance, refusal.lease_id) == (None, None, "lease-0001")
+    assert (refusal.service, refusal.instance, refusal.is_told) == ("imajin", None, False)
 
 
 def called_from_deep_down(frames, call):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.core.scenario import Scenario
+from gpuboss.events import VramReclaimed
+from tests.core.scenario import Scenario, padded
 
 
 def filled(*free_mib: int, **more: int) -> Scenario:
@@ -82,7 +83,8 @@ def test_a_lease_that_is_being_reclaimed_still_keeps_others_off_an_exclusive_dev
     scenario.request("a", 1_000, exclusive=True)
     assert scenario.revoke("a") == ["ended a: revoked, reclaiming"]
     assert scenario.request("b", 1_000) == []
-    assert scenario.revoke("a") == ["granted b on cuda:0"]
+    assert scenario.revoke("a") == []
+    assert scenario.happens(VramReclaimed(padded("a"), "operator")) == ["granted b on cuda:0"]
 
 
 def test_pinned_by_place_by_uuid_and_by_node():

@@ -138,7 +138,7 @@ def test_a_revocation_that_the_scheduler_wrote_is_counted():
     assert scenario.happens(event) == ["ended a: revoked, freed"]
     assert scenario.tick() == [], "the next number still fits"
     scenario.request("b", 1)
-    data = b'{"lease_id":"b_______","epoch":1,"seq":999}'
+    data = b'{"lease_id":"b_______","reason":"maintenance","by":"root","epoch":1,"seq":999}'
     assert scenario.writes(b"LeaseRevoked", data) == ["ended b: revoked, freed"], "anybody may revoke"
     assert scenario.tick() == []
 
@@ -179,7 +179,6 @@ def test_no_fact_whatever_breaks_the_scheduler(facts):
         scenario.restart()
 
 
-@pytest.mark.xfail(raises=ValueError, reason="StreamId has no pattern yet: such a fact passes the door")
 @pytest.mark.parametrize("from_id", ["", "abc", "-", "²-0"])
 def test_a_jump_from_nowhere_is_rejected(from_id):
     scenario = Scenario(24_576)
@@ -211,9 +210,7 @@ def test_before_any_policy_the_defaults_hold():
 
 def reasserted(name: str, service: str = "imajin") -> LeaseReasserted:
     """A holder repeats its lease."""
-    return LeaseReasserted(
-        padded(name), service, "alpha", "cuda:0", ["cuda:0"], 8_192, "normal", "held", START_MS, None, 1
-    )
+    return LeaseReasserted(padded(name), service, "alpha", "cuda:0", ["cuda:0"], 8_192, "normal", "held", START_MS, 1)
 
 
 def test_a_lease_reasserted_is_known_or_it_is_not():

@@ -345,6 +345,27 @@ def test_a_tampered_decision_shows_what_is_recorded_and_what_is_derived() -> Non
     assert (found.recorded["data"]["vram_mib"], found.derived["data"]["vram_mib"]) == (1, 20_000)
 
 
+@pytest.mark.parametrize("index", GENUINE)
+@pytest.mark.parametrize("value", [None, 1, {"vram_mib": [1]}])
+def test_a_field_added_to_a_decision_is_found_and_named(index: int, value: object) -> None:
+    entries = list(STORY)
+    entries[index] = with_data(STORY[index], data_of(STORY[index]) | {"glory": value})
+    [found] = divergences(entries)
+    assert (found.entry_id, found.problem) == (STORY[index].id, "it has fields that no scheduler writes: glory")
+    assert found.recorded is not None
+    assert found.derived is not None
+    assert found.recorded["data"] == found.derived["data"] | {"glory": value}
+
+
+@pytest.mark.parametrize("value", [b'"\xff"', b"[" * 60 + b"]" * 60, b"9" * 5_000])
+def test_an_added_field_that_cannot_be_read_is_found_too(value: bytes) -> None:
+    index = GENUINE[0]
+    entries = list(STORY)
+    tampered = b'%s,"glory":%s}' % (STORY[index].fields[3][:-1], value)
+    entries[index] = Entry(STORY[index].id, [*STORY[index].fields[:3], tampered])
+    assert STORY[index].id in named(entries)
+
+
 def test_the_detail_of_a_rejection_is_for_people() -> None:
     index = next(index for index in GENUINE if type_of(STORY[index]) == "EventRejected")
     entries = list(STORY)

@@ -98,7 +98,8 @@ def test_deleting_the_row_of_what_is_reclaimed_frees_it(server: RealServer, view
         view.client.delete(view.key("leases"))
         assert heir.answer(waiting, deadline_s=5.0).type == "LeaseGranted"
         assert len(view.of_type("LeaseEnded")) == 1
-        assert view.of_type("VramReclaimed") == []
+        # Not because time passed: the operator vouches for it, with the log saying so in one way or the other.
+        assert {entry.data["how"] for entry in view.of_type("VramReclaimed")} <= {"operator"}
 
 
 @pytest.mark.parametrize("snapshot", ["kept", "gone"])

@@ -74,8 +74,9 @@ def damage(client: redis.Redis) -> Iterator[None]:
         yield
         client.delete(f"gpuboss:{key}")
         yield
-        client.delete(f"gpuboss:{key}")
-        client.rpush(f"gpuboss:{key}", "x", "y")
+        with client.pipeline(transaction=True) as at_once:  # the scheduler writes to these keys too
+            at_once.delete(f"gpuboss:{key}").rpush(f"gpuboss:{key}", "x", "y")
+            at_once.execute()
         yield
         client.delete(f"gpuboss:{key}")
     for key in ("leases", "queue", "devices"):

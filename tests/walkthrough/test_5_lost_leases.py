@@ -46,7 +46,7 @@ async def test_a_lease_by_hand_says_when_it_is_lost(gpu_boss: GPUBoss, redis_cli
 async def test_a_lease_that_is_asked_back_can_be_given_back_in_time(gpu_boss: GPUBoss, redis_cli: redis.Redis) -> None:
     """With a grace, the holder is asked first; it unloads its model, releases, and has lost nothing."""
     lease = await gpu_boss.acquire(vram_gb=8)
-    revoked = {"lease_id": lease.lease_id, "grace_ms": 15_000}
+    revoked = {"lease_id": lease.lease_id, "reason": "maintenance", "by": "alice", "grace_ms": 15_000}
     redis_cli.xadd("gpuboss:events", {"type": "LeaseRevoked", "data": json.dumps(revoked)})
     with anyio.fail_after(10):
         deadline = await lease.wait_asked_back()

@@ -52,6 +52,11 @@ def get(address: str, path: str, method: str = "GET") -> Answer:
         connection.close()
 
 
+def is_open(host: str, port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex((host, port)) == 0
+
+
 def health(address: str) -> tuple[int, object]:
     answer = get(address, "/health")
     assert answer.media_type == "application/json"
@@ -127,16 +132,19 @@ def test_rows_that_cannot_be_read_are_no_vram(server: RealServer, address: str) 
         assert health(address) == (503, {"gpu_available": False, "vram_total": 0, "vram_free": 0})
 
 
-def test_a_port_that_is_taken_is_named(server: RealServer, address: str) -> None:
+def test_a_port_that_is_taken_is_named_and_waited_for(server: RealServer, address: str) -> None:
     host, _, port = address.partition(":")
     with server, socket.socket() as other:
         other.bind((host, int(port)))
         other.listen()
         with SchedulerProcess(server.url, http=address) as scheduler:
-            assert scheduler.wait() == 3
-            [line] = scheduler.lines
+            line = scheduler.wait_for("is taken")
             assert address in line
-            assert "--http off" in line
+            assert "--http" in line
+            scheduler.wait_leading()
+            other.close()
+            eventually(lambda: is_open(host, int(port)), "the port to be taken over")
+            assert health(address)[0] == 200
 
 
 def test_the_default_address(server: RealServer) -> None:

@@ -2,9 +2,9 @@
 -- key that somebody turned into another type is replaced: an error half-way would keep what was written before it.
 --
 -- KEYS  scheduler events leases queue devices sessions  then the reply streams that are written to
--- ARGV  epoch, expected cursor, new cursor, new seq, now_ms, reply cap, reply life ms, session ttl ms, number of
---       decisions; for each decision: type, data, number of its reply stream (0: none, negative: and let it live on),
---       1 if it is new to the log; then groups, each as: what, how many arguments follow, these. What is
+-- ARGV  epoch, expected cursor, new cursor, seq of the last entry before, now_ms, reply cap, reply life ms, session
+--       ttl ms, number of decisions; for each decision: type, data without its closing brace, number of its reply
+--       stream (0: none, negative: and let it live on), 1 if it is new to the log; then groups, each as: what, how many arguments follow, these. What is
 --         grant   leases to write (id, row)       lease   to rewrite if still there (id, row)   ended   to take out
 --         wait    requests to write (id, row)     served  to take out
 --         device  devices to write (name, row)    lost    to take out
@@ -27,17 +27,19 @@ local function write(command, key, ...)
   return answer
 end
 
-local tail, cap, first = ',"now_ms":' .. ARGV[5] .. '}', ARGV[6], ''
+local stamp, tail, cap, first = ',"epoch":' .. ARGV[1] .. ',"seq":', ',"now_ms":' .. ARGV[5] .. '}', ARGV[6], ''
+local seq = tonumber(ARGV[4])
 local at = 10
 for _ = 1, tonumber(ARGV[9]) do
   local kind, data, stream = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   if ARGV[at + 3] == '1' then
-    local id = call('XADD', events, '*', 'type', kind, 'data', data)
+    seq = seq + 1
+    local id = call('XADD', events, '*', 'type', kind, 'data', data .. stamp .. string.format('%d', seq) .. '}')
     if first == '' then first = id end
   end
   if stream ~= 0 then
     local key = KEYS[6 + math.abs(stream)]
-    write('XADD', key, 'MAXLEN', '~', cap, '*', 'type', kind, 'data', string.sub(data, 1, -2) .. tail)
+    write('XADD', key, 'MAXLEN', '~', cap, '*', 'type', kind, 'data', data .. tail)
     if stream < 0 then call('PEXPIRE', key, ARGV[7]) end
   end
   at = at + 4
@@ -80,5 +82,5 @@ while at < #ARGV do
   end
   at = to + 1
 end
-call('HSET', scheduler, 'cursor', ARGV[3], 'seq', ARGV[4])
+call('HSET', scheduler, 'cursor', ARGV[3], 'seq', string.format('%d', seq))
 return {'OK', first, unpack(missing)}
