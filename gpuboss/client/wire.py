@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import hiredis
 from redis import exceptions
@@ -43,16 +43,8 @@ class Wire:
         another's.
         """
         line = await self._open()
-        answers = line.send(commands)
         try:
-            async with asyncio.timeout(self._answer_timeout_s):
-                return await answers
-        except TimeoutError:
-            if answers.done() and not answers.cancelled():
-                return answers.result()  # it came in time, and the loop was busy with something else
-            late = exceptions.TimeoutError(f"no answer within {self._answer_timeout_s:g} s")
-            line.drop(late)
-            raise late from None
+            return await line.send(commands)
         except asyncio.CancelledError:
             line.drop(exceptions.ConnectionError("given up"))
             raise
@@ -74,37 +66,63 @@ class Wire:
                 connection = cast(Any, self._client.connection_pool).make_connection()
                 await connection.connect()
                 self._connection = connection
-                self._line = _Line(connection._writer.transport)
+                self._line = _Line(connection._writer.transport, self._answer_timeout_s)
         return self._line
+
+
+class _Asked(NamedTuple):
+    expected: int  # how many answers
+    answers: asyncio.Future[list[Any]]
+    due_s: float  # on the loop's clock
 
 
 class _Line(asyncio.Protocol):
     """The two ends of an open connection: what was asked, in its order, and what is answered."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, answer_timeout_s: float) -> None:
         self.is_lost = transport.is_closing()
         self._transport = transport
+        self._answer_timeout_s = answer_timeout_s
+        self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=BaseParser.parse_error)
-        self._asked: deque[tuple[int, asyncio.Future[list[Any]]]] = deque()  # how many answers, and for whom
+        self._asked: deque[_Asked] = deque()
         self._answers: list[Any] = []
+        self._watch: asyncio.TimerHandle | None = None
         transport.set_protocol(self)
 
     def send(self, commands: Sequence[Sequence[Argument]]) -> asyncio.Future[list[Any]]:
         """The answers to come."""
-        answers: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        answers: asyncio.Future[list[Any]] = self._loop.create_future()
         if self.is_lost:
             answers.set_exception(exceptions.ConnectionError("the connection was lost"))
-        else:
-            self._asked.append((len(commands), answers))
-            self._transport.write(b"".join([hiredis.pack_command(cast(Any, tuple(command))) for command in commands]))
+            return answers
+        self._asked.append(_Asked(len(commands), answers, self._loop.time() + self._answer_timeout_s))
+        self._transport.write(b"".join([hiredis.pack_command(cast(Any, tuple(command))) for command in commands]))
+        # One timer for all that is asked: setting and cancelling one for each costs as much as the asking.
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._answer_timeout_s, self._look)
         return answers
+
+    def _look(self) -> None:
+        """Is the oldest answer late? What has come by now was read before this: a busy loop makes nothing late."""
+        self._watch = None
+        if not self._asked:
+            return
+        left_s = self._asked[0].due_s - self._loop.time()
+        if left_s <= 0:
+            self.drop(exceptions.TimeoutError(f"no answer within {self._answer_timeout_s:g} s"))
+        else:
+            self._watch = self._loop.call_later(left_s, self._look)
 
     def drop(self, error: Exception) -> None:
         """Give the connection up, and tell all who wait."""
         self.is_lost = True
         self._transport.abort()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         while self._asked:
-            _, answers = self._asked.popleft()
+            answers = self._asked.popleft().answers
             if not answers.done():
                 answers.set_exception(error)
 
@@ -113,9 +131,8 @@ class _Line(asyncio.Protocol):
         self._reader.feed(data)
         while self._asked and (answer := self._reader.gets()) is not False:
             self._answers.append(answer)
-            expected, answers = self._asked[0]
-            if len(self._answers) == expected:
-                self._asked.popleft()
+            if len(self._answers) == self._asked[0].expected:
+                answers = self._asked.popleft().answers
                 complete, self._answers = self._answers, []
                 if not answers.done():
                     answers.set_result(complete)
