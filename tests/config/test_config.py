@@ -65,6 +65,7 @@ scheduler:
     head_start_ms: {low: 1, normal: 2, high: 3}
     margin_mib: 512
   snapshot_every: 100
+  replies_max: 500
 """
 
 EVERYTHING = Config(
@@ -105,6 +106,7 @@ EVERYTHING = Config(
         durability="strict",
         policy=PolicyConfig(head_start_ms=HeadStart(low=1, normal=2, high=3), margin_mib=512),
         snapshot_every=100,
+        replies_max=500,
     ),
 )
 
@@ -125,6 +127,7 @@ VARIABLES = {
     "GPUBOSS_DEVICES": ("cuda:3=8GB", "scheduler", "devices", ((3, 8192),)),
     "GPUBOSS_HTTP": ("0.0.0.0:80", "scheduler", "http", ("0.0.0.0", 80)),
     "GPUBOSS_SESSION_TTL": ("3", "scheduler", "session_ttl_ms", 3000),
+    "GPUBOSS_REPLIES_MAX": ("500", "scheduler", "replies_max", 500),
     "GPUBOSS_LOCK_DELAY": ("1m", "scheduler", "lock_delay_ms", 60_000),
     "GPUBOSS_DURABILITY": ("replicated", "scheduler", "durability", "replicated"),
 }

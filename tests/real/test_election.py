@@ -45,7 +45,7 @@ def test_a_standby_takes_over_from_one_that_was_killed(server: RealServer, view:
         assert view.scheduler()["epoch"] == "2"
         leader.wait()
         assert standby.stderr.splitlines()[0] == "standing by"
-        assert standby.lines[-1].startswith("leading epoch=2 cursor=")
+        standby.wait_for("leading epoch=2 cursor=")
 
 
 def elected(first: SchedulerProcess, second: SchedulerProcess) -> tuple[SchedulerProcess, SchedulerProcess]:

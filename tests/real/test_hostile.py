@@ -75,7 +75,8 @@ def damage(client: redis.Redis) -> Iterator[None]:
         client.delete(f"gpuboss:{key}")
         yield
         with client.pipeline(transaction=True) as at_once:  # the scheduler writes to these keys too
-            at_once.delete(f"gpuboss:{key}").rpush(f"gpuboss:{key}", "x", "y")
+            at_once.delete(f"gpuboss:{key}")
+            at_once.rpush(f"gpuboss:{key}", "x", "y")
             at_once.execute()
         yield
         client.delete(f"gpuboss:{key}")

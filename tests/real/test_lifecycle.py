@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.real.one_server import served_by
 from tests.real.redis_view import DECISIONS, FACTS, RedisView, Service
 from tests.real.schedulers import TWO_CARDS, SchedulerProcess, eventually
 from tests.real.servers import RealServer
 
+server_process = served_by(-1)
 IDLE_MS = 3_000
 REPLIES_MAX = 10_000
 STREAM_NODE = 100  # a stream is trimmed by whole nodes of so many entries
