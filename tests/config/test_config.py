@@ -127,7 +127,7 @@ VARIABLES = {
     "GPUBOSS_DEVICES": ("cuda:3=8GB", "scheduler", "devices", ((3, 8192),)),
     "GPUBOSS_HTTP": ("0.0.0.0:80", "scheduler", "http", ("0.0.0.0", 80)),
     "GPUBOSS_SESSION_TTL": ("3", "scheduler", "session_ttl_ms", 3000),
-    "GPUBOSS_REPLIES_MAX": ("500", "scheduler", "replies_max", 500),
+    "GPUBOSS_REPLIES_MAX": ("700", "scheduler", "replies_max", 700),
     "GPUBOSS_LOCK_DELAY": ("1m", "scheduler", "lock_delay_ms", 60_000),
     "GPUBOSS_DURABILITY": ("replicated", "scheduler", "durability", "replicated"),
 }
