@@ -91,13 +91,13 @@ def step(state: State, entry_id: str, fields: Sequence[bytes]) -> Turn:
     return turn
 
 
-def follows(state: State, type_name: bytes, stamp: Stamp) -> bool:
-    """Whether this stamp is the one that the scheduler's next entry must carry."""
-    if stamp.seq != state.seq + 1:
+def follows(last: State | Stamp, type_name: bytes, stamp: Stamp) -> bool:
+    """Whether this stamp is the one that the scheduler's next entry must carry, after the one that `last` counts."""
+    if stamp.seq != last.seq + 1:
         return False
     if type_name == b"SchedulerElected":
-        return stamp.epoch > state.epoch
-    return stamp.epoch == state.epoch and stamp.epoch > 0
+        return stamp.epoch > last.epoch
+    return stamp.epoch == last.epoch and stamp.epoch > 0
 
 
 def take_stamp(state: State, entry_id: str, stamp: Stamp) -> None:

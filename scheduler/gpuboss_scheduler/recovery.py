@@ -12,6 +12,7 @@ import msgspec
 
 from gpuboss.core.addresses import session_member
 from gpuboss.core.door import is_decision, is_stamped, read_data, read_event, read_stamp, read_type
+from gpuboss.core.machine import follows
 from gpuboss.core.state import State
 from gpuboss.core.verification import Verifier, parse_id
 from gpuboss.events import Decision, EventRejected, LeaseRequested, Stamp
@@ -118,7 +119,7 @@ def _peek(entry: Entry, highest: Stamp, sessions: list[str]) -> Stamp:
 def _is_next_decision(entry: Entry, state: State) -> bool:
     """Whether this is what the last commit wrote, right behind the entries that it decided."""
     type_name = read_type(entry.fields)
-    return type_name is not None and is_decision(type_name) and _is_next(type_name, _stamp(entry), _last(state))
+    return type_name is not None and is_decision(type_name) and follows(state, type_name, _stamp(entry))
 
 
 def _last(state: State) -> Stamp:
@@ -127,9 +128,7 @@ def _last(state: State) -> Stamp:
 
 def _is_next(type_name: bytes, stamp: Stamp, last: Stamp) -> bool:
     """Whether the scheduler wrote this next, `last` being the numbers of what it wrote before."""
-    if stamp.seq != last.seq + 1 or not (is_stamped(type_name) or type_name == b"LeaseRevoked"):
-        return False
-    return stamp.epoch > last.epoch if type_name == b"SchedulerElected" else stamp.epoch == last.epoch > 0
+    return (is_stamped(type_name) or type_name == b"LeaseRevoked") and follows(last, type_name, stamp)
 
 
 def _is_decision(entry: Entry) -> bool:

@@ -4,7 +4,8 @@
 -- KEYS  scheduler events leases queue devices sessions  then the reply streams that are written to
 -- ARGV  epoch, expected cursor, new cursor, seq of the last entry before, now_ms, reply cap, reply life ms, session
 --       ttl ms, number of decisions; for each decision: type, data without its closing brace, number of its reply
---       stream (0: none, negative: and let it live on), 1 if it is new to the log; then groups, each as: what, how many arguments follow, these. What is
+--       stream (0: none, negative: and let it live on), 1 if it is new to the log; then groups, each as: what, how
+--       many arguments follow, these. What is
 --         grant   leases to write (id, row)       lease   to rewrite if still there (id, row)   ended   to take out
 --         wait    requests to write (id, row)     served  to take out
 --         device  devices to write (name, row)    lost    to take out
