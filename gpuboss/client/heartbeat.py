@@ -81,11 +81,13 @@ class Heartbeat:
 
         Raises `SchedulerUnavailable`, within the connect time-out.
         """
+        if self._failure is None and self._leadership.is_known(time.monotonic()):
+            return  # as nearly always, and then what follows costs more than the rest
         patience_s = self._connect_timeout_s
         if self._failure is None:
             patience_s = max(patience_s, HANDOVER_S + 0.5)
         with anyio.move_on_after(patience_s):
-            while not self._is_over and (self._failure or not self._leadership.is_known(time.monotonic())):
+            while not (self._is_over or (self._failure is None and self._leadership.is_known(time.monotonic()))):
                 looked = self._next_look
                 self.ring()
                 await looked.wait()

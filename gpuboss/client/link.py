@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -47,6 +47,10 @@ class Refused(Exception):
     """Redis will not do this, however often it is asked."""
 
 
+Trouble = LinkLost | Refused
+Outcome = Trouble | None
+
+
 class Look(NamedTuple):
     """What a beat saw: the server's time, whether the session was new to Redis, and who leads."""
 
@@ -79,23 +83,47 @@ class Link:
         # Two seconds beyond the block: the server's timer is coarse, and follows the wall clock.
         self._reading = Wire(url, name=name, connect_timeout_s=connect_timeout_s, answer_timeout_s=BLOCK_S + 2.0)
 
-    async def append(self, entries: Sequence[tuple[str, bytes]]) -> list[LinkLost | Refused | None]:
-        """Append (type, data) to the log, in one round trip. One result for each: None is success.
+    async def open_commands(self) -> None:
+        """Connect for commands, unless that was done. Raises `LinkLost` or `Refused`."""
+        await _opened(self._commands)
 
-        Raises `LinkLost` or `Refused` if nothing is known about any of them.
+    async def open_reading(self) -> None:
+        """Connect for reading, unless that was done. Raises `LinkLost` or `Refused`."""
+        await _opened(self._reading)
+
+    def append(self, entries: Sequence[tuple[str, bytes]], told: Callable[[list[Outcome] | Trouble], None]) -> bool:
+        """Append (type, data) to the log, in one round trip; False, and nothing is sent, if we are not connected.
+
+        `told` is called with one result for each (None is success), or with what went wrong if nothing is known about
+        any of them.
         """
         key = self._keys.events
-        commands = [("XADD", key, "*", "type", kind, "data", data) for kind, data in entries]
-        answers = await _sent(self._commands, *commands)
-        return [_trouble(answer) if isinstance(answer, Exception) else None for answer in answers]
 
-    async def read(self, after: StreamId) -> list[Mail]:
-        """The entries of the reply stream behind `after`; empty if none came within `BLOCK_S`."""
+        def answered(answers: list[Any] | Exception) -> None:
+            if isinstance(answers, Exception):
+                told(_trouble(answers))
+            else:
+                told([_trouble(answer) if isinstance(answer, Exception) else None for answer in answers])
+
+        return self._commands.post([("XADD", key, "*", "type", kind, "data", data) for kind, data in entries], answered)
+
+    def read(self, after: StreamId, told: Callable[[list[Mail] | Trouble], None]) -> bool:
+        """Read the entries of the reply stream behind `after`; False if we are not connected.
+
+        `told` is called with them, with none if none came within `BLOCK_S`, or with what went wrong.
+        """
+
+        def answered(answers: list[Any] | Exception) -> None:
+            answer = answers if isinstance(answers, Exception) else answers[0]
+            if isinstance(answer, Exception):
+                told(_trouble(answer))
+            else:
+                told([Mail(_id(entry), _pairs(fields)) for _, entries in answer or () for entry, fields in entries])
+
         block_ms, after_id = int(BLOCK_S * 1000), f"{after[0]}-{after[1]}"
-        streams = await _asked(
-            self._reading, "XREAD", "COUNT", READ_MAX, "BLOCK", block_ms, "STREAMS", self._replies, after_id
+        return self._reading.post(
+            [("XREAD", "COUNT", READ_MAX, "BLOCK", block_ms, "STREAMS", self._replies, after_id)], answered
         )
-        return [Mail(_id(entry), _pairs(fields)) for _, entries in streams or () for entry, fields in entries]
 
     async def ends(self) -> tuple[StreamId, StreamId]:
         """The first id that the reply stream still holds and the last that it gave; (0, 0) twice without one."""
@@ -144,6 +172,13 @@ def encoded(event: msgspec.Struct) -> bytes:
     return msgspec.json.encode(fields)
 
 
+async def _opened(wire: Wire) -> None:
+    try:
+        await wire.open()
+    except (exceptions.RedisError, OSError) as error:
+        raise _trouble(error) from error
+
+
 async def _sent(wire: Wire, *commands: Sequence[Argument]) -> list[Any]:
     try:
         return await wire.send(*commands)
@@ -158,7 +193,7 @@ async def _asked(wire: Wire, *command: Argument) -> Any:
     return answer
 
 
-def _trouble(error: Exception) -> LinkLost | Refused:
+def _trouble(error: Exception) -> Trouble:
     """What an exception of redis-py means for whoever sent the command."""
     if isinstance(error, TimeoutError):
         return LinkLost("no answer in time")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
 from gpuboss.client.answers import settle, take
 from gpuboss.client.desk import Desk
-from gpuboss.client.link import READ_MAX, Link, LinkLost, Mail, Refused, StreamId
+from gpuboss.client.link import READ_MAX, Link, LinkLost, Mail, Refused, StreamId, Trouble
 from gpuboss.client.pace import Backoff
 from gpuboss.client.replies import read_reply
 
@@ -52,24 +53,50 @@ class Mailbox:
                     await self._link.ends()  # is it back?
                     connected = True
                     self._start_over()
-                await self._read()
-                backoff.reset()
+                await self._link.open_reading()
+                before = await self._read_on(backoff)
+                await self._look_for_gap(before)
             except (LinkLost, Refused):  # the scheduler repairs a key of the wrong type
                 connected = False
                 self._on_lost()
                 await backoff.sleep()
 
-    async def _read(self) -> None:
-        before = self._read_to
-        mails = await self._link.read(before)
+    async def _read_on(self, backoff: Backoff) -> StreamId:
+        """Read on and on, without a turn of this task, until a read brings nothing, or so much that there may be a
+        gap; returns where that read began. Raises `LinkLost` or `Refused`."""
+        loop = asyncio.get_running_loop()
+        doubt: asyncio.Future[StreamId] = loop.create_future()
+
+        def told(mails: list[Mail] | Trouble) -> None:
+            if doubt.done():
+                return
+            try:
+                if isinstance(mails, LinkLost | Refused):
+                    raise mails
+                backoff.reset()
+                before = self._read_to
+                self._take_all(mails)
+                if not mails or len(mails) >= SUSPICIOUS:
+                    doubt.set_result(before)
+                else:
+                    loop.call_soon(ask)  # whoever waited for what came goes first
+            except Exception as error:
+                doubt.set_exception(error)
+
+        def ask() -> None:
+            if not self._link.read(self._read_to, told):
+                told(LinkLost("the connection was lost"))
+
+        ask()
+        return await doubt
+
+    def _take_all(self, mails: list[Mail]) -> None:
         now_s = time.monotonic()
         for mail in mails:
             self._take(mail, now_s)
         if len(mails) < READ_MAX:
             # A grant may be followed by its end in the next batch; only now all that there is has been read.
             self._on_read(settle(self._desk))
-        if not mails or len(mails) >= SUSPICIOUS:
-            await self._look_for_gap(before)
 
     def _take(self, mail: Mail, now_s: float) -> None:
         self._read_to = mail.id

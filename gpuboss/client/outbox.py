@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 
-from gpuboss.client.link import Link, LinkLost, Refused, encoded
+from gpuboss.client.link import Link, LinkLost, Outcome, Refused, Trouble, encoded
 from gpuboss.client.pace import Backoff
 from gpuboss.events import Event
 
@@ -16,33 +16,53 @@ BATCH_MAX = 500
 
 _log = logging.getLogger("gpuboss.client")
 
+Tell = Callable[[Refused | None], object]
+
 
 class Letter:
-    """One event on its way. `delivered` is done once Redis has it (None), or will never take it (`Refused`)."""
+    """One event on its way."""
 
-    __slots__ = ("data", "delivered", "event", "kind")
+    __slots__ = ("_tell", "data", "event", "is_delivered", "kind")
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.kind = type(event).__name__
         self.data = encoded(event)
-        self.delivered: asyncio.Future[Refused | None] = asyncio.get_running_loop().create_future()
+        self.is_delivered = False
+        self._tell: list[Tell] = []
+
+    def when_delivered(self, tell: Tell) -> None:
+        """Call `tell` once Redis has it (with None), or will never take it (with its reason). It must not have been
+        delivered yet."""
+        self._tell.append(tell)
+
+    def deliver(self, refused: Refused | None) -> None:
+        """For the outbox: it is there, or refused."""
+        self.is_delivered = True
+        for tell in self._tell:
+            tell(refused)
 
 
 class Outbox:
-    """Events on their way to the log, in their order. `on_lost` is called whenever the connection was lost."""
+    """Events on their way to the log, in their order, one pipeline at a time. `on_lost` is called whenever the
+    connection was lost.
+
+    Sending is done where an event is posted and where an answer comes in; the task only steps in where that fails.
+    """
 
     def __init__(self, link: Link, on_lost: Callable[[], None]) -> None:
         self._link = link
         self._on_lost = on_lost
         self._letters: deque[Letter] = deque()
-        self._posted = asyncio.Event()
+        self._under_way: list[Letter] = []  # the first of the letters
+        self._stuck = asyncio.Event()
+        self._backoff = Backoff()
 
     def post(self, event: Event) -> Letter:
-        """Send an event, soon. It is never lost on the way as long as the client is open."""
+        """Send an event. It is never lost on the way as long as the client is open."""
         letter = Letter(event)
         self._letters.append(letter)
-        self._posted.set()
+        self._flush()
         return letter
 
     def pending(self) -> list[Event]:
@@ -52,43 +72,54 @@ class Outbox:
     async def drained(self) -> None:
         """Wait until everything that was posted before is delivered."""
         if self._letters:
-            await asyncio.wait([letter.delivered for letter in self._letters])
+            drained = asyncio.Event()
+            self._letters[-1].when_delivered(lambda _: drained.set())
+            await drained.wait()
 
     async def run(self) -> None:
-        """Send what is posted, for ever."""
-        backoff = Backoff()
+        """Connect again where the connection was lost, for ever."""
         while True:
-            await self._posted.wait()
-            self._posted.clear()
-            while self._letters:
-                try:
-                    await self._flush()
-                    backoff.reset()
-                except (LinkLost, Refused):
-                    # The same entries once more: the scheduler knows a lease_id that it has seen.
-                    self._on_lost()
-                    await backoff.sleep()
+            await self._stuck.wait()
+            await self._backoff.sleep()
+            try:
+                await self._link.open_commands()
+            except (LinkLost, Refused):
+                self._on_lost()
+            else:
+                self._stuck.clear()
+                self._flush()
 
-    async def _flush(self) -> None:
-        batch = list(islice(self._letters, BATCH_MAX))
-        results = await self._link.append([(letter.kind, letter.data) for letter in batch])
+    def _flush(self) -> None:
+        if self._under_way or not self._letters or self._stuck.is_set():
+            return
+        self._under_way = list(islice(self._letters, BATCH_MAX))
+        entries = [(letter.kind, letter.data) for letter in self._under_way]
+        if not self._link.append(entries, self._answered):
+            self._get_stuck()
+
+    def _answered(self, results: list[Outcome] | Trouble) -> None:
+        if isinstance(results, LinkLost | Refused):
+            self._get_stuck()
+            return
+        batch, self._under_way = self._under_way, []
+        kept = []
         for letter, result in zip(batch, results, strict=True):
-            if not isinstance(result, LinkLost):
-                _deliver(letter, result)
-        if undelivered := [letter for letter in batch if not letter.delivered.done()]:
-            self._keep(undelivered, len(batch))
-            raise next(result for result in results if isinstance(result, LinkLost))
-        self._keep([], len(batch))
-
-    def _keep(self, letters: Iterable[Letter], of: int) -> None:
-        """Of the first letters, `of` in number, keep only these."""
-        for _ in range(of):
             self._letters.popleft()
-        self._letters.extendleft(reversed(list(letters)))
+            if isinstance(result, LinkLost):
+                kept.append(letter)
+                continue
+            if result is not None:
+                _log.error("Redis refuses %s: %s", letter.kind, result)
+            letter.deliver(result)
+        if kept:
+            self._letters.extendleft(reversed(kept))
+            self._get_stuck()
+        else:
+            self._backoff.reset()
+            self._flush()
 
-
-def _deliver(letter: Letter, result: Refused | None) -> None:
-    if result is not None:
-        _log.error("Redis refuses %s: %s", letter.kind, result)
-    if not letter.delivered.done():
-        letter.delivered.set_result(result)
+    def _get_stuck(self) -> None:
+        """The same entries once more, after a while: the scheduler knows a lease_id that it has seen."""
+        self._under_way = []
+        self._stuck.set()
+        self._on_lost()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import hiredis
@@ -22,6 +22,7 @@ from gpuboss.config import redact_url
 from gpuboss.errors import ConfigError
 
 Argument = str | bytes | int
+Told = Callable[[list[Any] | Exception], None]  # what to do with the answers to several commands; must not raise
 
 
 class Wire:
@@ -35,6 +36,21 @@ class Wire:
         self._line: _Line | None = None
         self._opening = asyncio.Lock()
 
+    async def open(self) -> None:
+        """Connect, unless that was done. Raises redis' `ConnectionError` and `TimeoutError`."""
+        await self._open()
+
+    def post(self, commands: Sequence[Sequence[Argument]], told: Told) -> bool:
+        """Send commands in one write, and have `told` called with their answers, or with what went wrong; False, and
+        nothing is sent, if the connection is not open.
+
+        What waits for every answer pays for each turn of the event loop: this takes none beside that of the answer.
+        """
+        if self._line is None or self._line.is_lost:
+            return False
+        self._line.send(commands, told)
+        return True
+
     async def send(self, *commands: Sequence[Argument]) -> list[Any]:
         """Send commands in one write, and return their answers; an error that Redis answers is among them.
 
@@ -43,8 +59,10 @@ class Wire:
         another's.
         """
         line = await self._open()
+        answers: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        line.send(commands, lambda told: _settle(answers, told))
         try:
-            return await line.send(commands)
+            return await answers
         except asyncio.CancelledError:
             line.drop(exceptions.ConnectionError("given up"))
             raise
@@ -72,7 +90,7 @@ class Wire:
 
 class _Asked(NamedTuple):
     expected: int  # how many answers
-    answers: asyncio.Future[list[Any]]
+    told: Told
     due_s: float  # on the loop's clock
 
 
@@ -90,18 +108,16 @@ class _Line(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
         transport.set_protocol(self)
 
-    def send(self, commands: Sequence[Sequence[Argument]]) -> asyncio.Future[list[Any]]:
-        """The answers to come."""
-        answers: asyncio.Future[list[Any]] = self._loop.create_future()
+    def send(self, commands: Sequence[Sequence[Argument]], told: Told) -> None:
+        """Have `told` called with the answers to come."""
         if self.is_lost:
-            answers.set_exception(exceptions.ConnectionError("the connection was lost"))
-            return answers
-        self._asked.append(_Asked(len(commands), answers, self._loop.time() + self._answer_timeout_s))
+            told(exceptions.ConnectionError("the connection was lost"))
+            return
+        self._asked.append(_Asked(len(commands), told, self._loop.time() + self._answer_timeout_s))
         self._transport.write(b"".join([hiredis.pack_command(cast(Any, tuple(command))) for command in commands]))
         # One timer for all that is asked: setting and cancelling one for each costs as much as the asking.
         if self._watch is None:
             self._watch = self._loop.call_later(self._answer_timeout_s, self._look)
-        return answers
 
     def _look(self) -> None:
         """Is the oldest answer late? What has come by now was read before this: a busy loop makes nothing late."""
@@ -122,9 +138,7 @@ class _Line(asyncio.Protocol):
             self._watch.cancel()
             self._watch = None
         while self._asked:
-            answers = self._asked.popleft().answers
-            if not answers.done():
-                answers.set_exception(error)
+            self._asked.popleft().told(error)
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of answers."""
@@ -132,14 +146,21 @@ class _Line(asyncio.Protocol):
         while self._asked and (answer := self._reader.gets()) is not False:
             self._answers.append(answer)
             if len(self._answers) == self._asked[0].expected:
-                answers = self._asked.popleft().answers
                 complete, self._answers = self._answers, []
-                if not answers.done():
-                    answers.set_result(complete)
+                self._asked.popleft().told(complete)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The other side is gone."""
         self.drop(exceptions.ConnectionError(f"the connection was lost: {error or 'closed by Redis'}"))
+
+
+def _settle(future: asyncio.Future[list[Any]], told: list[Any] | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(told, Exception):
+        future.set_exception(told)
+    else:
+        future.set_result(told)
 
 
 def _client(url: str, name: str, connect_timeout_s: float, answer_timeout_s: float) -> Redis:

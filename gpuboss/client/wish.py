@@ -92,9 +92,10 @@ def ttl_ms_of(name: str, value: object) -> int:
 
 def lease_id_of(lease: object) -> str:
     """The id of what was given as a lease. Raises `ConfigError` for what is neither a lease nor an id."""
-    text = str(lease) if isinstance(lease, Lease | str) else None
+    if isinstance(lease, Lease):
+        return lease.lease_id
     try:
-        return msgspec.convert(text, LeaseId)
+        return msgspec.convert(lease if isinstance(lease, str) else None, LeaseId)
     except msgspec.ValidationError:
         raise ConfigError(
             f"{shown(lease)} is no lease; expected what acquire() returned, or its id: 8 to 64 of A-Z a-z 0-9 _ -"

@@ -17,6 +17,8 @@ from gpuboss_scheduler.reign import BEAT_S, Reign
 from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
 from gpuboss_scheduler.snapshots import Snapshots
 
+THOROUGH_EVERY = 20  # every so many looks at what Redis shows go through all rows, and do not only count them
+
 
 @dataclass(slots=True)
 class _Chore:
@@ -37,6 +39,7 @@ class Chores:
         self._trust = trust
         self._ticked_ms = 0
         self._explained_id = ""
+        self._looks = 0
         self._due_s = 0.0  # when the first of the chores is due
         self._chores = [
             _Chore(BEAT_S, self._beat),
@@ -88,8 +91,10 @@ class Chores:
 
     def _look_at_projections(self) -> None:
         """Deleting a lease's row is a force release; whatever else was changed by hand is put right."""
-        self.lease_facts.revoke(deleted_leases(self._reign, self._state))
-        repair_queue(self._reign, self._state)
+        self._looks += 1
+        thorough = self._looks % THOROUGH_EVERY == 0
+        self.lease_facts.revoke(deleted_leases(self._reign, self._state, thorough=thorough))
+        repair_queue(self._reign, self._state, thorough=thorough)
         repair_devices(self._reign, self._state)
 
     def _explain_queue(self) -> None:

@@ -16,10 +16,12 @@ from gpuboss_scheduler.scripts import Script
 
 REPLIES_LIVE_MS = 24 * 60 * 60 * 1000  # an unused reply stream goes after as long as ended leases are remembered
 REVIVE_EVERY_S = 60.0
+SESSIONS_MAX = 10_000
 
 assert REVIVE_EVERY_S * 1000 < REPLIES_LIVE_MS / 100
 
 Argument = str | bytes | int
+Group = tuple[str, list[Argument]]
 
 commit_script = Script("commit")
 _encode = msgspec.json.Encoder().encode
@@ -27,19 +29,22 @@ _ALWAYS_SHOWN = (LeaseGranted, LeaseEnded)
 
 
 class Commit(NamedTuple):
-    """One call of the script: its keys and arguments, where the cursor will be, and how many entries it adds."""
+    """One call of the script: its keys and arguments, where the cursor will be, and how many entries it adds. `last_id`
+    is where the log ends afterwards if nobody else writes meanwhile; None: that cannot be said."""
 
     keys: list[str]
     arguments: list[Argument]
     cursor: str
     decisions: int
+    last_id: str | None
 
 
 class Done(NamedTuple):
-    """What a commit answered: the id of the first decision, if there is one, and the leases that somebody ended by
-    deleting their row."""
+    """What a commit answered: the ids of the first and the last decision ('' if there are none), and the leases that
+    somebody ended by deleting their row."""
 
     first_id: str
+    last_id: str
     missing: list[str]
 
 
@@ -54,7 +59,17 @@ class Shown:
         self.replies = keys.replies
         self.leases = set(state.ledger.leases)
         self.queue = set(state.waitlist.by_id)
+        self._sessions: dict[str, None] = {}
         self._revived_s: dict[str, float] = {}
+
+    def is_new(self, member: str) -> bool:
+        """Whether a session was not named to Redis yet, or so long ago that it is forgotten here."""
+        if member in self._sessions:
+            return False
+        self._sessions[member] = None
+        if len(self._sessions) > SESSIONS_MAX:
+            del self._sessions[next(iter(self._sessions))]
+        return True
 
     def number_of(self, address: str, number: int) -> int:
         """How the script is told of the stream that is `number` in its keys: as a negative if the stream's life is
@@ -87,37 +102,58 @@ class Batch:
         """Whether there is nothing to commit."""
         return not (self.told or self._lease_ids or self._devices)
 
-    def commit(self, state: State, shown: Shown, *, epoch: int, seq: int, cursor: str) -> Commit:
-        """The call of the script. `seq`: of the last entry that this reign wrote; `cursor`: where it stands now."""
+    def commit(self, state: State, shown: Shown, *, epoch: int, seq: int, cursor: str, behind: str | None) -> Commit:
+        """The call of the script. `seq`: of the last entry that this reign wrote; `cursor`: where it stands now;
+        `behind`: the id of the last entry that was read, if the decisions may get the ids that follow it: nothing
+        needs to be read back then, if nobody else wrote meanwhile. None: they get ids of their own time."""
         names = list(shown.keys)
-        streams: dict[str | None, int] = {None: 0}
-        said: list[Argument] = []
-        written = set()  # leases whose row is written even if it is not there
+        streams: dict[str, int] = {}
+        log: list[Group] = []
+        replies: list[Group] = []
+        granted = set()  # leases whose row is written even if it is not there
+        before, closing = seq, b',"now_ms":%d}' % state.now_ms
+        logged = replied = None  # what the last group of each is about
         for told in self.told:
             decision, address = told.decision, told.address
-            if address is not None and address not in streams:
-                streams[address] = shown.number_of(address, len(streams))
-                names.append(shown.replies(address))
-            if told.is_new and isinstance(decision, _ALWAYS_SHOWN):
-                written.add(decision.lease_id)
-            # The script closes it: in the log with the stamp, on the reply stream with the time.
-            said += (type(decision).__name__, _encode(decision)[:-1], streams[address], 1 if told.is_new else 0)
-        head: list[Argument] = [epoch, cursor, state.last_id, seq, state.now_ms, shown.replies_max, REPLIES_LIVE_MS]
-        arguments = [*head, state.policy.session_ttl_ms, len(self.told), *said]
-        for what, group in self._groups(state, shown, written).items():
+            kind = type(decision).__name__
+            data = _encode(decision)[:-1]
+            if told.is_new:
+                seq += 1
+                if kind != logged:
+                    logged = kind
+                    log.append(("log", [kind]))
+                log[-1][1].append(b'%b,"epoch":%d,"seq":%d}' % (data, epoch, seq))
+                if isinstance(decision, _ALWAYS_SHOWN):
+                    granted.add(decision.lease_id)
+            if address is not None:
+                if (address, kind) != replied:
+                    replied = (address, kind)
+                    if address not in streams:
+                        names.append(shown.replies(address))
+                        streams[address] = shown.number_of(address, len(streams) + 1)
+                    replies.append(("reply", [streams[address], kind]))
+                replies[-1][1].append(data + closing)
+        decisions = seq - before
+        ms, _, count = (behind or "").partition("-")
+        if len(count) > 14:  # more than Lua counts exactly
+            ms = count = ""
+        arguments: list[Argument] = [epoch, cursor, state.last_id, seq, ms, count, shown.replies_max, REPLIES_LIVE_MS]
+        for what, group in (*log, *replies, *self._rows(state, shown, granted).items()):
             arguments += (what, len(group))
             arguments += group
-        return Commit(names, arguments, state.last_id, sum(told.is_new for told in self.told))
+        last_id = f"{ms}-{int(count) + decisions}" if count else None
+        return Commit(names, arguments, state.last_id, decisions, last_id)
 
-    def _groups(self, state: State, shown: Shown, written: set[str]) -> dict[str, list[Argument]]:
-        """The rows to write and to take out, and the sessions that were named."""
+    def _rows(self, state: State, shown: Shown, granted: set[str]) -> dict[str, list[Argument]]:
+        """The rows to write and to take out, and the sessions that were named for the first time."""
         groups: dict[str, list[Argument]] = {}
+        leases, waitlist = state.ledger.leases, state.waitlist.by_id
         for lease_id in self._lease_ids:
-            lease = state.ledger.leases.get(lease_id)
-            waiting = state.waitlist.by_id.get(lease_id)
+            lease = leases.get(lease_id)
+            waiting = waitlist.get(lease_id)
             if lease is not None:
                 # A lease that ended and is being reclaimed is shown, also when it ended because its row was deleted.
-                what = "grant" if lease_id in written else "lease"
+                what = "grant" if lease_id in granted else "lease"
                 groups.setdefault(what, []).extend((lease_id, _encode(lease_row(lease))))
                 shown.leases.add(lease_id)
             elif lease_id in shown.leases:
@@ -132,7 +168,8 @@ class Batch:
             owner = lease or waiting
             if owner is not None and owner.request.session is not None:
                 member = session_member(owner.request.service, owner.request.session)
-                groups.setdefault("session", []).append(member)
+                if shown.is_new(member):
+                    groups.setdefault("session", [state.policy.session_ttl_ms]).append(member)
         for key in self._devices:
             device = state.ledger.devices.get(key)
             if device is None:
@@ -144,5 +181,5 @@ class Batch:
 
 def read_answer(answer: list[Any]) -> Done:
     """The script's answer, its status taken off."""
-    first_id, *missing = answer
-    return Done(first_id.decode(), [lease_id.decode() for lease_id in missing])
+    first_id, last_id, *missing = answer
+    return Done(first_id.decode(), last_id.decode(), [lease_id.decode() for lease_id in missing])

@@ -7,16 +7,17 @@ from collections.abc import Callable
 from gpuboss.core.machine import entry_ms, step
 from gpuboss.core.state import State
 from gpuboss.events import ClockJumped
-from gpuboss.log import Entry, LogReader
+from gpuboss.log import LogReader
 from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import LogClock
 from gpuboss_scheduler.commit import Batch, Commit, Done, Shown, commit_script, read_answer
 from gpuboss_scheduler.failpoints import failpoint
-from gpuboss_scheduler.readback import Readback
+from gpuboss_scheduler.readback import Raw, Readback
 from gpuboss_scheduler.reign import Reign
 from gpuboss_scheduler.scripts import check
 from gpuboss_scheduler.wire import Wire
 
+FRESH_MS = 5  # how far the id of a decision may be behind the time at which it was written
 BUSY = 16  # entries in one batch from which on reading ahead is worth its round trip
 
 
@@ -41,7 +42,8 @@ class Leader:
     def catch_up(self, through: str) -> None:
         """Decide the tail that the last leader left, and what this one has found, through `through`, in one commit:
         a grant to a holder that proves dead has ended when anybody hears of it."""
-        self._work_off(list(LogReader(self._reign.client, self._keys).entries(self._read_through, through)))
+        tail = LogReader(self._reign.client, self._keys).entries(self._read_through, through)
+        self._work_off([(entry.id.encode(), entry.fields) for entry in tail])
 
     def lead(self, stopping: Callable[[], bool]) -> None:
         """Until told to stop. Raises `Deposed` when another scheduler leads, and redis' errors."""
@@ -51,42 +53,50 @@ class Leader:
                 self._work_off(self._wire.entries())
             self._chores.run_due()
 
-    def _work_off(self, entries: list[Entry]) -> None:
-        """Decide a batch and commit it; under load, decide the next one while the server is busy with the commit.
+    def _work_off(self, entries: list[Raw]) -> None:
+        """Decide a batch and commit it; under load, decide the next one and write its commit out while the server is
+        busy with this one. That one expects the cursor that this one sets, so it cannot succeed if this one fails.
 
         Whatever else there is to do waits for the end of this: it must not see decisions that are not committed.
         """
-        batch = self._decide(entries)
-        while not batch.empty:
-            commit = self._write_out(batch)
-            batch = Batch()
+        commit = self._write_out(self._decide(entries))
+        while commit is not None:
+            following = None
             if len(entries) >= BUSY and self._chores.wait_s() > 0:
                 self._wire.ask(self._keys.events, self._read_through, wait=False)
                 self._wire.call(commit_script, commit)
                 entries = self._wire.entries()
-                batch = self._decide(entries)
+                following = self._write_out(self._decide(entries), after=commit)
             else:
-                self._wire.call(commit_script, commit, then_ask=(self._keys.events, self._read_through))
+                self._wire.call(commit_script, commit, then_ask=self._keys.events)
             self._settle(commit, read_answer(check(self._wire.answer())))
+            commit = following
         self._look_at_clock()
         if self._missing:
             self._chores.lease_facts.revoke(self._missing)
             self._missing.clear()
 
-    def _decide(self, entries: list[Entry]) -> Batch:
+    def _decide(self, entries: list[Raw]) -> Batch:
         batch = Batch()
         if entries:
             failpoint("batch-read")
-            for entry in self._readback.others(entries, self._state):
-                batch.add(step(self._state, entry.id, entry.fields))
-            self._read_through = entries[-1].id
+            for entry_id, fields in self._readback.others(entries, self._state):
+                batch.add(step(self._state, entry_id.decode(), fields))
+            self._read_through = entries[-1][0].decode()
             self._chores.snapshots.count(len(entries))
             failpoint("batch-decided")
         return batch
 
-    def _write_out(self, batch: Batch) -> Commit:
-        reign = self._reign
-        commit = batch.commit(self._state, self._shown, epoch=reign.epoch, seq=reign.seq, cursor=self._cursor)
+    def _write_out(self, batch: Batch, after: Commit | None = None) -> Commit | None:
+        """The commit of a batch, if it has anything to say, `after` another one that is not answered yet."""
+        if batch.empty:
+            return None
+        seq, cursor, behind = self._reign.seq, self._cursor, None
+        if after is not None:
+            seq, cursor = seq + after.decisions, after.cursor
+        elif self._clock.now_ms() - entry_ms(self._read_through) <= FRESH_MS:
+            behind = self._read_through
+        commit = batch.commit(self._state, self._shown, epoch=self._reign.epoch, seq=seq, cursor=cursor, behind=behind)
         failpoint("commit-built")
         return commit
 
@@ -95,7 +105,15 @@ class Leader:
         self._reign.seq += commit.decisions
         self._cursor = commit.cursor
         self._missing += done.missing
-        self._readback.expect(done.first_id, commit.decisions, self._reign.seq)
+        if not commit.decisions:
+            return
+        if done.last_id == commit.last_id:  # nothing stands between: what we wrote need not be read
+            self._state.last_id, self._state.seq = done.last_id, self._reign.seq
+            self._read_through = done.last_id
+            self._chores.snapshots.count(commit.decisions)
+        else:
+            self._wire.take_back_question()
+            self._readback.expect(done.first_id, commit.decisions, self._reign.seq)
 
     def _look_at_clock(self) -> None:
         """Has the server's clock jumped, since the last look, at the last entry that was read?"""

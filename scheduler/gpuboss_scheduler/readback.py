@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gpuboss.core.state import State
-from gpuboss.log import Entry
+
+Raw = tuple[bytes, list[bytes]]  # an entry as it was read: id and fields
 
 
 class _Block(NamedTuple):
-    first_id: str
+    first_id: bytes
     entries: int
     seq: int  # of its last entry
 
@@ -27,25 +28,25 @@ class Readback:
     def expect(self, first_id: str, entries: int, seq: int) -> None:
         """A commit wrote so many decisions, from `first_id` on; the last has the number `seq`."""
         if entries:
-            self._blocks.append(_Block(first_id, entries, seq))
+            self._blocks.append(_Block(first_id.encode(), entries, seq))
 
-    def others(self, entries: Sequence[Entry], state: State) -> Iterable[Entry]:
+    def others(self, entries: Sequence[Raw], state: State) -> Iterable[Raw]:
         """The entries that are not from our own commits; those are counted in the state in their place."""
         return self._between_blocks(entries, state) if self._blocks else entries
 
-    def _between_blocks(self, entries: Sequence[Entry], state: State) -> Iterator[Entry]:
+    def _between_blocks(self, entries: Sequence[Raw], state: State) -> Iterator[Raw]:
         at = 0
         while at < len(entries):
-            if self._blocks and (self._left or entries[at].id == self._blocks[0].first_id):
+            if self._blocks and (self._left or entries[at][0] == self._blocks[0].first_id):
                 at += self._pass(entries, at, state)
             else:
                 yield entries[at]
                 at += 1
 
-    def _pass(self, entries: Sequence[Entry], at: int, state: State) -> int:
+    def _pass(self, entries: Sequence[Raw], at: int, state: State) -> int:
         """How many of the entries at `at` belong to the first block."""
         passed = min(self._left or self._blocks[0].entries, len(entries) - at)
         self._left = (self._left or self._blocks[0].entries) - passed
         if not self._left:
-            state.last_id, state.seq = entries[at + passed - 1].id, self._blocks.popleft().seq
+            state.last_id, state.seq = entries[at + passed - 1][0].decode(), self._blocks.popleft().seq
         return passed

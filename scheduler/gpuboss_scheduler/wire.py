@@ -6,7 +6,10 @@ request waits for both: of a round trip of 200 us that is what one would notice.
 
 from __future__ import annotations
 
+import math
+import select
 import socket
+import ssl
 import time
 from typing import Any, cast
 
@@ -16,15 +19,16 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gpuboss.connection import connect
-from gpuboss.log import Entry
 from gpuboss_scheduler.commit import Argument, Commit
 from gpuboss_scheduler.failpoints import failpoint
+from gpuboss_scheduler.readback import Raw
 from gpuboss_scheduler.scripts import Script
 
 BLOCK_MS = 1_000
 ANSWER_WITHIN_S = BLOCK_MS / 1000 + 2.0  # the server's own timer is coarse, and on a clock that may jump
 BATCH_MAX = 1_000
 RECEIVE_BYTES = 256 * 1024
+_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Wire:
@@ -37,10 +41,15 @@ class Wire:
         self._connection = cast(Any, self._client.connection_pool.make_connection())
         self._connection.connect()
         self._socket: socket.socket = self._connection._sock
+        # A socket with a time-out asks the kernel twice more for each transfer.
+        self._socket.setblocking(False)
+        self._readable = select.poll()
+        self._readable.register(self._socket, select.POLLIN)
         self._reader = hiredis.Reader()
         self._answer: Any = False  # False: none yet, as hiredis has it
         self._asked_s: float | None = None
-        self._load(script)
+        self._send(("SCRIPT", "LOAD", script.text))
+        self._await()
 
     def close(self) -> None:
         """Close the connection; a read that is under way is given up."""
@@ -64,38 +73,45 @@ class Wire:
             raise RedisTimeoutError(f"no answer to XREAD within {ANSWER_WITHIN_S} s")
         return False
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[Raw]:
         """The answer to `ask`, once it is there; empty if there are none."""
         self._asked_s = None
         answer = self._await()
-        return [Entry(entry_id.decode(), fields) for entry_id, fields in answer[0][1]] if answer else []
+        return answer[0][1] if answer else []
 
-    def call(self, script: Script, commit: Commit, then_ask: tuple[str, str] | None = None) -> None:
-        """Send a commit, and with it, where that is wanted, the question for the entries behind it. A read that is
-        under way already must be one that does not wait."""
-        commands: list[tuple[Argument, ...]] = [
-            ("EVALSHA", script.sha, len(commit.keys), *commit.keys, *commit.arguments)
-        ]
-        if then_ask is not None:
-            commands.append(_question(*then_ask))
+    def take_back_question(self) -> None:
+        """If a question was asked together with a commit, it was about the wrong entries; its answer is there already:
+        the commit's own entries at least."""
+        if self._asked_s is not None:
+            self.entries()
+
+    def call(self, script: Script, commit: Commit, then_ask: str | None = None) -> None:
+        """Send a commit, and with it, where it is known what its entries will be called, the question for what comes
+        behind them in the stream `then_ask`. A read that is under way already must be one that does not wait."""
+        call = ("EVALSHA", script.sha, len(commit.keys), *commit.keys, *commit.arguments)
+        if then_ask is None or commit.last_id is None:
+            self._send(call)
+        else:
+            self._send(call, _question(then_ask, commit.last_id))
             self._asked_s = time.monotonic()
-        self._send(*commands)
         failpoint("commit-sent")
 
     def answer(self) -> list[Any]:
         """The answer to `call`, status and all."""
         return list(self._await())
 
-    def _load(self, script: Script) -> None:
-        self._send(("SCRIPT", "LOAD", script.text))
-        self._await()
-
     def _send(self, *commands: tuple[Argument, ...]) -> None:
-        try:
-            self._socket.settimeout(ANSWER_WITHIN_S)
-            self._socket.sendall(b"".join([hiredis.pack_command(cast(Any, command)) for command in commands]))
-        except OSError as error:
-            raise RedisConnectionError(f"cannot send to Redis: {error}") from error
+        left = memoryview(b"".join([hiredis.pack_command(cast(Any, command)) for command in commands]))
+        until_s = time.monotonic() + ANSWER_WITHIN_S
+        while left:
+            try:
+                left = left[self._socket.send(left) :]
+            except _NOT_YET:
+                left_s = max(0.0, until_s - time.monotonic())
+                if not select.select([], [self._socket], [], left_s)[1]:
+                    raise RedisTimeoutError(f"Redis read nothing for {ANSWER_WITHIN_S} s") from None
+            except OSError as error:
+                raise RedisConnectionError(f"cannot send to Redis: {error}") from error
 
     def _await(self) -> Any:
         if self._answer is False:
@@ -115,9 +131,11 @@ class Wire:
         if self._answer is not False:
             return True
         try:
-            self._socket.settimeout(max(0.0001, timeout_s))
+            # Rounded up: less than a ms would ask the kernel again and again.
+            if not self._readable.poll(math.ceil(max(0.0, timeout_s) * 1000)):
+                return False
             received = self._socket.recv(RECEIVE_BYTES)
-        except TimeoutError:
+        except _NOT_YET:
             return False
         except OSError as error:
             raise RedisConnectionError(f"cannot read from Redis: {error}") from error

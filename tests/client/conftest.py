@@ -1,14 +1,16 @@
 """What the client's tests run on: a scheduler played by hand, or the real one in a process of its own."""
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
 
-import anyio
 import pytest
 
-from gpuboss.client.link import Link, LinkLost, Refused
+from gpuboss.client.link import Link, Outcome, Trouble
 from tests.client.by_hand import HandScheduler
 from tests.client.platforms import Platform, running
 from tests.real.servers import RealServer
+
+Told = Callable[[list[Outcome] | Trouble], None]
 
 
 @pytest.fixture
@@ -25,9 +27,9 @@ def slow_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a client appends takes a while: whoever does not wait for it is found out."""
     append = Link.append
 
-    async def slow(self: Link, entries: Sequence[tuple[str, bytes]]) -> list[LinkLost | Refused | None]:
-        await anyio.sleep(0.05)
-        return await append(self, entries)
+    def slow(self: Link, entries: Sequence[tuple[str, bytes]], told: Told) -> bool:
+        asyncio.get_running_loop().call_later(0.05, append, self, entries, told)
+        return True
 
     monkeypatch.setattr(Link, "append", slow)
 

@@ -9,12 +9,12 @@ import anyio
 import pytest
 
 from gpuboss import ConfigError, GPUBoss, Lease, SchedulerUnavailable
-from gpuboss.client.link import Link, LinkLost, Refused
+from gpuboss.client.link import Link, LinkLost, Outcome, Trouble
 from tests.client.by_hand import HandScheduler, until
 from tests.client.platforms import killed_and_back
 from tests.real.servers import RealServer
 
-Results = list[LinkLost | Refused | None]
+Told = Callable[[list[Outcome] | Trouble], None]
 
 
 @pytest.fixture
@@ -55,11 +55,9 @@ async def test_a_write_whose_answer_was_lost_is_repeated_with_the_same_id(
     append = Link.append
     losses = iter([True, True])
 
-    async def lossy(self: Link, entries: Sequence[tuple[str, bytes]]) -> Results:
-        results = await append(self, entries)
-        if next(losses, False):
-            raise LinkLost("the answer was lost")
-        return results
+    def lossy(self: Link, entries: Sequence[tuple[str, bytes]], told: Told) -> bool:
+        lost = next(losses, False)
+        return append(self, entries, lambda results: told(LinkLost("the answer was lost") if lost else results))
 
     monkeypatch.setattr(Link, "append", lossy)
     lease = await hold(boss, hand)
@@ -73,11 +71,13 @@ async def test_of_a_batch_only_what_was_not_taken_is_repeated(
     append = Link.append
     refusals = iter([True])
 
-    async def full(self: Link, entries: Sequence[tuple[str, bytes]]) -> Results:
+    def full(self: Link, entries: Sequence[tuple[str, bytes]], told: Told) -> bool:
         if len(entries) > 1 and next(refusals, False):
-            first = await append(self, entries[:1])
-            return [*first, *[LinkLost("OOM command not allowed") for _ in entries[1:]]]
-        return await append(self, entries)
+            refused = [LinkLost("OOM command not allowed") for _ in entries[1:]]
+            return append(
+                self, entries[:1], lambda first: told([*first, *refused] if isinstance(first, list) else first)
+            )
+        return append(self, entries, told)
 
     monkeypatch.setattr(Link, "append", full)
     async with anyio.create_task_group() as tasks:
@@ -88,15 +88,15 @@ async def test_of_a_batch_only_what_was_not_taken_is_repeated(
     assert len(asked(hand)) == len(set(asked(hand))) == 3
 
 
-async def test_what_gathers_goes_in_one_round_trip(
+async def test_what_gathers_meanwhile_goes_in_one_round_trip(
     boss: GPUBoss, hand: HandScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append = Link.append
     batches: list[int] = []
 
-    async def counting(self: Link, entries: Sequence[tuple[str, bytes]]) -> Results:
+    def counting(self: Link, entries: Sequence[tuple[str, bytes]], told: Told) -> bool:
         batches.append(len(entries))
-        return await append(self, entries)
+        return append(self, entries, told)
 
     monkeypatch.setattr(Link, "append", counting)
     async with anyio.create_task_group() as tasks:
@@ -104,7 +104,7 @@ async def test_what_gathers_goes_in_one_round_trip(
             tasks.start_soon(lambda: boss.acquire(vram_gb=1))
         for _ in range(100):
             hand.grant(await hand.hear("LeaseRequested"))
-    assert batches == [100]
+    assert batches == [1, 99]
 
 
 # ---------------------------------------------------------------- reading

@@ -1,76 +1,88 @@
 -- One commit: everything that a batch of the log led to, or nothing. What can be wrong is looked at first, and a
 -- key that somebody turned into another type is replaced: an error half-way would keep what was written before it.
+-- Every request waits for this, so it is written for speed: what Python can put together is not put together here.
 --
 -- KEYS  scheduler events leases queue devices sessions  then the reply streams that are written to
--- ARGV  epoch, expected cursor, new cursor, seq of the last entry before, now_ms, reply cap, reply life ms, session
---       ttl ms, number of decisions; for each decision: type, data without its closing brace, number of its reply
---       stream (0: none, negative: and let it live on), 1 if it is new to the log; then groups, each as: what, how
+-- ARGV  epoch, expected cursor, new cursor, new seq, ms and number of the entry that the decisions are to stand right
+--       behind (or '', where only an id of now will do), reply cap, reply life ms; then groups, each as: what, how
 --       many arguments follow, these. What is
+--         log     a type, then the data of decisions of this type
+--         reply   number of a stream among the reply streams (negative: and let it live on), a type, then data
 --         grant   leases to write (id, row)       lease   to rewrite if still there (id, row)   ended   to take out
 --         wait    requests to write (id, row)     served  to take out
 --         device  devices to write (name, row)    lost    to take out
---         session members that live for one TTL if they are not known
--- Returns OK, the id of the first decision or '', then the leases whose row somebody deleted; or FENCED, or STALE.
-local call, pcall = redis.call, redis.pcall
-local scheduler, events, leases, queue, devices, sessions = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local reign = call('HMGET', scheduler, 'epoch', 'cursor')
+--         session session ttl ms, then members that live for one TTL if they are not known
+-- Returns OK, the ids of the first and the last decision or '', then the leases whose row somebody deleted; or FENCED,
+-- or STALE.
+local call, pcall, KEYS, ARGV = redis.call, redis.pcall, KEYS, ARGV
+local events, leases = KEYS[2], KEYS[3]
+local reign = call('HMGET', KEYS[1], 'epoch', 'cursor')
 if reign[1] ~= ARGV[1] then return {'FENCED', reign[1] or ''} end
 if reign[2] ~= ARGV[2] then return {'STALE', reign[2] or ''} end
 
-local function write(command, key, ...)
-  local answer = pcall(command, key, ...)
-  if type(answer) == 'table' and answer.err then
-    -- Any other trouble passes, as a full memory does, and is no reason to throw anything away.
-    if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer) end
-    call('DEL', key)
-    answer = call(command, key, ...)
-  end
-  return answer
-end
-
-local stamp, tail, cap, first = ',"epoch":' .. ARGV[1] .. ',"seq":', ',"now_ms":' .. ARGV[5] .. '}', ARGV[6], ''
-local seq = tonumber(ARGV[4])
-local at = 10
-for _ = 1, tonumber(ARGV[9]) do
-  local kind, data, stream = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
-  if ARGV[at + 3] == '1' then
-    seq = seq + 1
-    local id = call('XADD', events, '*', 'type', kind, 'data', data .. stamp .. string.format('%d', seq) .. '}')
-    if first == '' then first = id end
-  end
-  if stream ~= 0 then
-    local key = KEYS[6 + math.abs(stream)]
-    write('XADD', key, 'MAXLEN', '~', cap, '*', 'type', kind, 'data', data .. tail)
-    if stream < 0 then call('PEXPIRE', key, ARGV[7]) end
-  end
-  at = at + 4
+local function mend(answer, key)
+  -- Any other trouble passes, as a full memory does, and is no reason to throw anything away.
+  if not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer) end
+  call('DEL', key)
 end
 
 -- A call takes some 8,000 arguments at most.
-local function write_all(command, key, from, to)
+local function write(command, key, from, to)
   for chunk = from, to, 4000 do
-    write(command, key, unpack(ARGV, chunk, math.min(chunk + 3999, to)))
+    local last = math.min(chunk + 3999, to)
+    local answer = pcall(command, key, unpack(ARGV, chunk, last))
+    if type(answer) == 'table' then
+      mend(answer, key)
+      call(command, key, unpack(ARGV, chunk, last))
+    end
   end
 end
-local missing = {}
-while at < #ARGV do
+
+local first, id, missing = '', '', {}
+local ms, number = ARGV[5] .. '-', tonumber(ARGV[6])
+local at, size = 9, #ARGV
+while at < size do
   local what, from, to = ARGV[at], at + 2, at + 1 + ARGV[at + 1]
-  if what == 'grant' then
-    write_all('HSET', leases, from, to)
+  if what == 'log' then
+    local kind = ARGV[from]
+    for each = from + 1, to do
+      if number then
+        number = number + 1
+        id = pcall('XADD', events, ms .. string.format('%d', number), 'type', kind, 'data', ARGV[each])
+        if type(id) == 'table' then number = nil end -- others wrote meanwhile
+      end
+      if not number then id = call('XADD', events, '*', 'type', kind, 'data', ARGV[each]) end
+      if first == '' then first = id end
+    end
+  elseif what == 'reply' then
+    local stream, kind = tonumber(ARGV[from]), ARGV[from + 1]
+    local key = KEYS[6 + math.abs(stream)]
+    for each = from + 2, to do
+      local answer = pcall('XADD', key, 'MAXLEN', '~', ARGV[7], '*', 'type', kind, 'data', ARGV[each])
+      if type(answer) == 'table' then
+        mend(answer, key)
+        call('XADD', key, '*', 'type', kind, 'data', ARGV[each])
+      end
+    end
+    if stream < 0 then call('PEXPIRE', key, ARGV[8]) end
+  elseif what == 'grant' then
+    write('HSET', leases, from, to)
   elseif what == 'device' then
-    write_all('HSET', devices, from, to)
+    write('HSET', KEYS[5], from, to)
   elseif what == 'ended' then
-    write_all('HDEL', leases, from, to)
+    write('HDEL', leases, from, to)
   elseif what == 'wait' then
-    write_all('HSET', queue, from, to)
+    write('HSET', KEYS[4], from, to)
   elseif what == 'served' then
-    write_all('HDEL', queue, from, to)
+    write('HDEL', KEYS[4], from, to)
   elseif what == 'lost' then
-    write_all('HDEL', devices, from, to)
+    write('HDEL', KEYS[5], from, to)
   elseif what == 'lease' then
     -- A row that is not there was deleted by somebody who wants the lease to end: it must not come back by itself.
     for row = from, to, 2 do
-      if write('HEXISTS', leases, ARGV[row]) == 1 then
+      local known = pcall('HEXISTS', leases, ARGV[row])
+      if type(known) == 'table' then mend(known, leases) end
+      if known == 1 then
         call('HSET', leases, ARGV[row], ARGV[row + 1])
       else
         missing[#missing + 1] = ARGV[row]
@@ -78,10 +90,16 @@ while at < #ARGV do
     end
   elseif what == 'session' then
     local time = call('TIME')
-    local dies_ms = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[8])
-    for member = from, to do write('ZADD', sessions, 'NX', dies_ms, ARGV[member]) end
+    local dies_ms = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[from])
+    for member = from + 1, to do
+      local answer = pcall('ZADD', KEYS[6], 'NX', dies_ms, ARGV[member])
+      if type(answer) == 'table' then
+        mend(answer, KEYS[6])
+        call('ZADD', KEYS[6], 'NX', dies_ms, ARGV[member])
+      end
+    end
   end
   at = to + 1
 end
-call('HSET', scheduler, 'cursor', ARGV[3], 'seq', string.format('%d', seq))
-return {'OK', first, unpack(missing)}
+call('HSET', KEYS[1], 'cursor', ARGV[3], 'seq', ARGV[4])
+return {'OK', first, id, unpack(missing)}
