@@ -97,7 +97,10 @@ class LeaseResumed(Event, frozen=True):
 
 
 class LeaseReasserted(Event, frozen=True):
-    """A holder repeats the projection of its lease after the log was lost (a new `incarnation`)."""
+    """A holder repeats the projection of its lease after the log was lost (a new `incarnation`).
+
+    `exclusive` and `instance` are as in its request; without them it is taken to share, and to be answered as all are.
+    """
 
     lease_id: LeaseId
     service: ServiceName
@@ -111,6 +114,8 @@ class LeaseReasserted(Event, frozen=True):
     fence: Ms
     expires_at_ms: Ms | None = None
     session: SessionId | None = None
+    exclusive: bool = False
+    instance: ServiceName | None = None
 
 
 # ---------------------------------------------------------------- from operators
@@ -133,13 +138,25 @@ class LeaseRevoked(Event, frozen=True, omit_defaults=True):
 # ---------------------------------------------------------------- facts that the scheduler adds
 
 
-class SchedulerElected(Event, frozen=True):
-    """A scheduler's reign begins. `core` is the version of the decision rules, `incarnation` the log's own name."""
+class LogLost(Struct, frozen=True):
+    """What is known of a log of which entries are gone: the last id that it had, and a fence above all it granted."""
+
+    last_id: StreamId
+    fence: Ms
+
+
+class SchedulerElected(Event, frozen=True, omit_defaults=True):
+    """A scheduler's reign begins. `core` is the version of the decision rules, `incarnation` the log's own name.
+
+    `lost` is there where entries of the log are gone that were there before: a new incarnation begins, in which
+    nothing is granted until whoever holds a lease had time to say so.
+    """
 
     scheduler: Text
     version: Text
     core: Ms
     incarnation: Text
+    lost: LogLost | None = None
 
 
 class HeadStart(Struct, frozen=True, forbid_unknown_fields=True):

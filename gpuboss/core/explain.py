@@ -15,7 +15,7 @@ from gpuboss.core.waitlist import Shape, Waiting
 
 EXPLAINED_MAX = 1000  # how many of the queue are explained without being asked for
 
-Reason = Literal["no_room", "reserved_for", "pinned_device_full", "exclusive_busy", "gang_incomplete"]
+Reason = Literal["no_room", "reserved_for", "pinned_device_full", "exclusive_busy", "gang_incomplete", "recovering"]
 
 
 class Explanation(Struct, frozen=True):
@@ -55,6 +55,10 @@ def _holders(state: State) -> dict[Device, list[str]]:
 def _explain(state: State, waiting: Waiting, number: int, holders: dict[Device, list[str]]) -> Explanation:
     shape = waiting.shape
     able = state.candidates(shape)
+    if state.recovering_since_ms is not None:
+        return Explanation(
+            number, "recovering", [], "entries of the log were lost: who holds leases has time to say so"
+        )
     if not able:
         return Explanation(number, "no_room", [], "no device is known yet")
     kept = kept_free(state, waiting)

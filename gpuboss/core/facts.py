@@ -21,14 +21,20 @@ from gpuboss.events import (
 
 
 def elect(turn: Turn, event: SchedulerElected) -> None:
-    """A reign begins; its epoch came with the stamp."""
-    turn.state.incarnation = event.incarnation
+    """A reign begins; its epoch came with the stamp. Where entries of the log are gone, recovery begins too."""
+    state = turn.state
+    state.incarnation = event.incarnation
+    if event.lost is not None:
+        state.fence = max(state.fence, event.lost.fence)
+        state.recovering_since_ms = state.now_ms
+        _set_recovery_end(turn)
 
 
 def set_policy(turn: Turn, event: PolicySet) -> None:
     """New rules. Those who wait keep the keys they have."""
     turn.state.policy = event
     turn.state.policy_recorded = True
+    _set_recovery_end(turn)
 
 
 def observe_device(turn: Turn, event: DeviceObserved) -> None:
@@ -77,7 +83,11 @@ def tick(turn: Turn, event: ClockTicked) -> None:
     state = turn.state
     while (timer := state.next_timer()) is not None and timer.deadline_ms <= state.now_ms:
         state.timers.drop_first()
-        if timer.kind is TimerKind.WAIT_TIMEOUT:
+        if timer.kind is TimerKind.RECOVERY_END:
+            state.recovering_since_ms = None
+            deny_impossible(turn)
+            turn.look = True
+        elif timer.kind is TimerKind.WAIT_TIMEOUT:
             waiting = state.waitlist.by_id[timer.lease_id]
             detail = f"no room within {waiting.request.wait_ms} ms"
             end_waiting(turn, waiting, "timeout", detail)
@@ -90,6 +100,9 @@ def jump(turn: Turn, event: ClockJumped) -> None:
     """The server's clock jumped: what was set before moves along, so that nothing is due early or late."""
     state = turn.state
     from_ms = int(event.from_id.partition("-")[0])
+    if state.recovering_since_ms is not None and state.recovering_since_ms < from_ms:
+        state.recovering_since_ms = max(0, state.recovering_since_ms + event.delta_ms)
+        _set_recovery_end(turn)
     for lease_id, lease in state.ledger.leases.items():
         if lease.expires_at_ms is not None and lease.expiry_set_ms < from_ms:
             lease.expires_at_ms = max(0, lease.expires_at_ms + event.delta_ms)
@@ -112,3 +125,9 @@ def reclaim(turn: Turn, event: VramReclaimed) -> None:
     lease = turn.state.ledger.leases.get(event.lease_id)
     if lease is not None:
         happen(turn, lease, "reclaim")
+
+
+def _set_recovery_end(turn: Turn) -> None:
+    until_ms = turn.state.recovering_until_ms
+    if until_ms is not None:
+        turn.state.timers.set(until_ms, TimerKind.RECOVERY_END, "")

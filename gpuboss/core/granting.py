@@ -21,7 +21,7 @@ from gpuboss.events import LeaseGranted, LeaseRequested
 def grant_pass(turn: Turn) -> None:
     """Grant everything that has a place, first shapes first; afterwards nobody who waits has one."""
     state = turn.state
-    if not state.waitlist.by_id:
+    if not state.waitlist.by_id or state.recovering_since_ms is not None:
         return
     queue = _firsts(state)
     blocked: set[Device] = set()
@@ -48,7 +48,7 @@ def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[
     """Grant a new request that finds nobody waiting, if it has a place among the devices that could hold it: what the
     pass would do, without the queue."""
     state = turn.state
-    if state.waitlist.by_id:
+    if state.waitlist.by_id or state.recovering_since_ms is not None:
         return False
     devices = place(shape, able)
     if devices is None:
@@ -129,5 +129,6 @@ def _open_lease(turn: Turn, request: LeaseRequested, arrival: int, requested_at_
     if expires_at_ms is not None:
         state.timers.set(expires_at_ms, TimerKind.LEASE_EXPIRY, request.lease_id)
     turn.lease_ids.append(request.lease_id)
+    turn.shown.append(request.lease_id)
     turn.devices += devices
     turn.tell(granted, reply_address(request.service, request.instance))

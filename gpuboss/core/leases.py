@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from gpuboss.core import lifecycle
-from gpuboss.core.addresses import reply_address
+from gpuboss.core.addresses import reply_address, session_member
 from gpuboss.core.history import Past
-from gpuboss.core.ledger import Lease
+from gpuboss.core.ledger import Device, Lease, device_key
 from gpuboss.core.lifecycle import EndReason, Happening
 from gpuboss.core.refusals import FromService, reject, reject_unaddressed
 from gpuboss.core.requests import end_waiting
 from gpuboss.core.state import Turn
 from gpuboss.core.timers import TimerKind
+from gpuboss.core.waitlist import Waiting
 from gpuboss.events import (
     LeaseEnded,
     LeaseExtended,
+    LeaseGranted,
     LeaseIdled,
     LeaseReasserted,
     LeaseReleased,
@@ -88,8 +90,26 @@ def resume(turn: Turn, event: LeaseResumed) -> None:
 
 
 def reassert(turn: Turn, event: LeaseReasserted) -> None:
-    """A holder repeats its lease: nothing new where the log holds it, and nothing believed where it does not."""
-    _owned(turn, event)
+    """A holder repeats its lease: nothing new where the log holds it. Where it does not it is believed while a log
+    that was lost recovers, and the lease is what it was."""
+    state = turn.state
+    waiting = state.waitlist.by_id.get(event.lease_id)
+    known = _known(turn, event.lease_id)
+    is_new = known is None or (waiting is not None and known.service == event.service)
+    if state.recovering_since_ms is None or event.state == "reclaiming" or not is_new:
+        _owned(turn, event)
+        return
+    if event.session is not None and session_member(event.service, event.session) in state.lost_sessions.by_name:
+        reject(turn, "unknown_lease", f"session {event.session} was lost, and lease {event.lease_id} with it", event)
+        return
+    devices = [state.ledger.devices.get(device_key(event.node, name)) for name in event.devices]
+    if not devices or None in devices:
+        detail = f"lease {event.lease_id} is said to be on devices that are not known: {', '.join(event.devices)}"
+        reject(turn, "unknown_lease", detail, event)
+        return
+    if waiting is not None:  # its grant is among what was lost
+        state.waitlist.remove(waiting)
+    _reopen(turn, event, [device for device in devices if device is not None], waiting)
 
 
 def revoke(turn: Turn, event: LeaseRevoked) -> None:
@@ -146,7 +166,60 @@ def _end(turn: Turn, lease: Lease, reason: EndReason, *, clean: bool) -> None:
     else:
         state.ledger.start_reclaiming(lease, state.now_ms)
         turn.lease_ids.append(request.lease_id)
+        turn.shown.append(request.lease_id)
         turn.devices += lease.devices
+
+
+def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: Waiting | None) -> None:
+    """Charge a lease as its holder describes it. What its devices hold may exceed what they have now: a lease that
+    ended may still stand in what is left of the log. Then nothing is granted there until that is cleared up."""
+    state = turn.state
+    if waiting is None:
+        state.arrivals += 1
+        request, arrival = _request_behind(event), state.arrivals
+        state.join_session(request)
+    else:
+        request, arrival = waiting.request, waiting.arrival
+    granted = LeaseGranted(
+        cause=turn.cause,
+        session=request.session,
+        lease_id=event.lease_id,
+        service=event.service,
+        node=event.node,
+        device=devices[0].observed.device,
+        devices=tuple([device.observed.device for device in devices]),
+        uuids=tuple([device.observed.uuid for device in devices]),
+        vram_mib=request.vram_mib,
+        granted_at_ms=event.granted_at_ms,
+        expires_at_ms=event.expires_at_ms,
+        waited_ms=0,
+        fence=event.fence,
+    )
+    held: lifecycle.State = "idle" if event.state == "idle" else "held"
+    state.ledger.reopen(Lease(request, arrival, granted, devices, held, event.expires_at_ms, state.now_ms))
+    state.fence = max(state.fence, event.fence)
+    if event.expires_at_ms is not None:
+        state.timers.set(event.expires_at_ms, TimerKind.LEASE_EXPIRY, event.lease_id)
+    turn.lease_ids.append(event.lease_id)
+    turn.shown.append(event.lease_id)
+    turn.devices += devices
+    turn.repeat(granted, reply_address(request.service, request.instance))
+
+
+def _request_behind(event: LeaseReasserted) -> LeaseRequested:
+    """What a holder must have asked for to hold this."""
+    return LeaseRequested(
+        lease_id=event.lease_id,
+        service=event.service,
+        vram_mib=event.vram_mib,
+        priority=event.priority,
+        node=event.node,
+        gpus=len(event.devices),
+        exclusive=event.exclusive,
+        reclaimable=event.state == "idle",
+        instance=event.instance,
+        session=event.session,
+    )
 
 
 def _may_linger(turn: Turn, lease: Lease) -> bool:

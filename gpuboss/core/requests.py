@@ -38,7 +38,7 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
     shape = shape_of(request)
     # While no device is known nothing is impossible: the request waits for the devices to show up.
     able = state.candidates(shape)
-    if not able and state.ledger.devices:
+    if not able and state.ledger.devices and state.recovering_since_ms is None:
         deny(turn, request, "impossible", why_impossible(state.ledger, shape))
         return
     state.arrivals += 1
@@ -88,7 +88,7 @@ def deny(turn: Turn, request: LeaseRequested, reason: DenialReason, detail: str)
 def deny_impossible(turn: Turn) -> None:
     """The devices changed: end the waiting of those whom none of them could ever hold."""
     state = turn.state
-    if not state.ledger.devices:
+    if not state.ledger.devices or state.recovering_since_ms is not None:
         return
     shapes = [shape for shape in state.waitlist.shapes() if not state.candidates(shape)]
     doomed = [waiting for shape in shapes for waiting in state.waitlist.of_shape(shape)]

@@ -61,6 +61,7 @@ class _Snapshot(Struct):
     policy: PolicySet
     policy_recorded: bool
     fence: int
+    recovering_since_ms: int | None
     arrivals: int
     devices: list[DeviceObserved]
     leases: list[_Lease]
@@ -83,6 +84,7 @@ def dump(state: State) -> bytes:
         policy=state.policy,
         policy_recorded=state.policy_recorded,
         fence=state.fence,
+        recovering_since_ms=state.recovering_since_ms,
         arrivals=state.arrivals,
         devices=[device.observed for device in state.ledger.ordered_devices()],
         leases=[_dump_lease(lease) for lease in state.ledger.leases.values()],
@@ -108,6 +110,9 @@ def load(dumped: bytes) -> State:
     state.incarnation = snapshot.incarnation
     state.policy, state.policy_recorded = snapshot.policy, snapshot.policy_recorded
     state.fence, state.arrivals = snapshot.fence, snapshot.arrivals
+    state.recovering_since_ms = snapshot.recovering_since_ms
+    if state.recovering_until_ms is not None:
+        state.timers.set(state.recovering_until_ms, TimerKind.RECOVERY_END, "")
     for observed in snapshot.devices:
         state.ledger.observe(observed)
     for lease in snapshot.leases:

@@ -28,6 +28,7 @@ class State:
         self.policy: PolicySet = DEFAULT_POLICY
         self.policy_recorded = False  # before the first PolicySet the defaults hold
         self.fence = 0
+        self.recovering_since_ms: int | None = None  # when it was seen that entries of the log are gone
         self.arrivals = 0
         self.ledger = Ledger()
         self.waitlist = Waitlist()
@@ -37,6 +38,13 @@ class State:
         self.lost_sessions: Memory[None] = Memory()  # by member
         self._candidates: dict[Shape, list[Device]] = {}
         self._candidates_version = 0
+
+    @property
+    def recovering_until_ms(self) -> int | None:
+        """When whoever held a lease in a log that was lost had the time to say so; until then nothing is granted."""
+        if self.recovering_since_ms is None:
+            return None
+        return self.recovering_since_ms + self.policy.session_ttl_ms + self.policy.lock_delay_ms
 
     def candidates(self, shape: Shape) -> list[Device]:
         """`placement.candidates`, remembered until the devices change: a queue asks for the same few shapes."""
@@ -78,6 +86,8 @@ class State:
         return timer
 
     def _holds(self, timer: Timer) -> bool:
+        if timer.kind is TimerKind.RECOVERY_END:
+            return self.recovering_until_ms == timer.deadline_ms
         if timer.kind is TimerKind.WAIT_TIMEOUT:
             waiting = self.waitlist.by_id.get(timer.lease_id)
             return waiting is not None and waiting.wait_until_ms == timer.deadline_ms
@@ -101,7 +111,7 @@ class Told(Struct, frozen=True, gc=False):
 class Turn:
     """What one entry of the log does: the decisions it leads to, and whose projections change."""
 
-    __slots__ = ("cause", "devices", "lease_ids", "look", "state", "told")
+    __slots__ = ("cause", "devices", "lease_ids", "look", "shown", "state", "told")
 
     def __init__(self, state: State, cause: str) -> None:
         self.state = state
@@ -109,6 +119,7 @@ class Turn:
         self.told: list[Told] = []
         self.lease_ids: list[str] = []  # of leases and requests that changed
         self.devices: list[Device] = []
+        self.shown: list[str] = []  # of leases that have to be shown, also where nothing of them is shown now
         self.look = False  # whether somebody who waits may have a place now
 
     def tell(self, decision: Decision, address: str | None) -> None:

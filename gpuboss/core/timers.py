@@ -13,6 +13,7 @@ class TimerKind(IntEnum):
     LEASE_EXPIRY = 0
     YIELD_DEADLINE = 1
     WAIT_TIMEOUT = 2
+    RECOVERY_END = 3
 
 
 class Timer(NamedTuple):

@@ -10,7 +10,6 @@ import msgspec
 from gpuboss.core.addresses import session_member
 from gpuboss.core.projections import device_row, lease_row, queue_row
 from gpuboss.core.state import State, Told, Turn
-from gpuboss.events import LeaseEnded, LeaseGranted
 from gpuboss.keys import Keys
 from gpuboss_scheduler.scripts import Script
 
@@ -25,7 +24,6 @@ Group = tuple[str, list[Argument]]
 
 commit_script = Script("commit")
 _encode = msgspec.json.Encoder().encode
-_ALWAYS_SHOWN = (LeaseGranted, LeaseEnded)
 
 
 class Commit(NamedTuple):
@@ -88,12 +86,14 @@ class Batch:
         self.told: list[Told] = []
         self._lease_ids: dict[str, None] = {}
         self._devices: dict[str, None] = {}
+        self._shown: set[str] = set()
 
     def add(self, turn: Turn) -> None:
         """Take what one entry led to."""
         self.told += turn.told
         for lease_id in turn.lease_ids:
             self._lease_ids[lease_id] = None
+        self._shown.update(turn.shown)
         for device in turn.devices:
             self._devices[device.key] = None
 
@@ -110,7 +110,6 @@ class Batch:
         streams: dict[str, int] = {}
         log: list[Group] = []
         replies: list[Group] = []
-        granted = set()  # leases whose row is written even if it is not there
         before, closing = seq, b',"now_ms":%d}' % state.now_ms
         logged = replied = None  # what the last group of each is about
         for told in self.told:
@@ -123,8 +122,6 @@ class Batch:
                     logged = kind
                     log.append(("log", [kind]))
                 log[-1][1].append(b'%b,"epoch":%d,"seq":%d}' % (data, epoch, seq))
-                if isinstance(decision, _ALWAYS_SHOWN):
-                    granted.add(decision.lease_id)
             if address is not None:
                 if (address, kind) != replied:
                     replied = (address, kind)
@@ -138,13 +135,13 @@ class Batch:
         if len(count) > 14:  # more than Lua counts exactly
             ms = count = ""
         arguments: list[Argument] = [epoch, cursor, state.last_id, seq, ms, count, shown.replies_max, REPLIES_LIVE_MS]
-        for what, group in (*log, *replies, *self._rows(state, shown, granted).items()):
+        for what, group in (*log, *replies, *self._rows(state, shown).items()):
             arguments += (what, len(group))
             arguments += group
         last_id = f"{ms}-{int(count) + decisions}" if count else None
         return Commit(names, arguments, state.last_id, decisions, last_id)
 
-    def _rows(self, state: State, shown: Shown, granted: set[str]) -> dict[str, list[Argument]]:
+    def _rows(self, state: State, shown: Shown) -> dict[str, list[Argument]]:
         """The rows to write and to take out, and the sessions that were named for the first time."""
         groups: dict[str, list[Argument]] = {}
         leases, waitlist = state.ledger.leases, state.waitlist.by_id
@@ -153,7 +150,7 @@ class Batch:
             waiting = waitlist.get(lease_id)
             if lease is not None:
                 # A lease that ended and is being reclaimed is shown, also when it ended because its row was deleted.
-                what = "grant" if lease_id in granted else "lease"
+                what = "grant" if lease_id in self._shown else "lease"
                 groups.setdefault(what, []).extend((lease_id, _encode(lease_row(lease))))
                 shown.leases.add(lease_id)
             elif lease_id in shown.leases:
