@@ -57,6 +57,10 @@ class LogReader:
         page: Any = self._client.xrevrange(self._keys.events, count=1)
         return page[0][0].decode() if page else None
 
+    def holds(self, entry_id: str) -> bool:
+        """Whether this very entry is there."""
+        return bool(self._client.xrange(self._keys.events, min=entry_id, max=entry_id))
+
     def length(self) -> int:
         """How many entries the log holds."""
         return self._client.xlen(self._keys.events)

@@ -129,7 +129,12 @@ def leader_line(shown: Projected) -> str:
     if isinstance(scheduler.get("session_ttl_ms"), int):
         facts.append(f"session TTL {duration(scheduler['session_ttl_ms'])}")
     facts += [f"{name} {scheduler[name]}" for name in ("durability", "version") if name in scheduler]
-    return f"{scheduler.get('leader', '?')} leads ({', '.join(facts)})"
+    line = f"{scheduler.get('leader', '?')} leads ({', '.join(facts)})"
+    until_ms = scheduler.get("recovering_until_ms")
+    if isinstance(until_ms, int):
+        left = duration(max(0, until_ms - shown.server_ms))
+        line += f"\nrecovering: entries of the log were lost; nothing is granted for {left}, who holds leases says so"
+    return line
 
 
 def summary(shown: Projected) -> str:

@@ -103,7 +103,11 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How the scheduler runs. `devices` are simulated, as (index, MiB); None: the real ones, through NVML."""
+    """How the scheduler runs. `devices` are simulated, as (index, MiB); None: the real ones, through NVML.
+
+    `memory_file` is where the end of the log is remembered, so that a lost log is noticed after a restart too; None:
+    only while the scheduler runs, and with an embedded server in its `data_dir`.
+    """
 
     embedded: bool = False
     data_dir: str | None = None
@@ -114,6 +118,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     lock_delay_ms: int = 60_000  # where devices are simulated and nothing is set, `load_config` makes it 0
     durability: Durability = "standard"
     policy: PolicyConfig = PolicyConfig()
+    memory_file: str | None = None
     snapshot_every: int = 10_000  # entries of the log
     replies_max: int = 10_000  # entries that a reply stream keeps, about
 

@@ -101,6 +101,7 @@ SETTINGS = (
     Setting("scheduler.policy.head_start_ms.normal", "normal", _ms),
     Setting("scheduler.policy.head_start_ms.high", "high", _ms),
     Setting("scheduler.policy.margin_mib", "margin_mib", _margin),
+    Setting("scheduler.memory_file", "memory_file", optional(read_path), "GPUBOSS_MEMORY_FILE"),
     Setting("scheduler.snapshot_every", "snapshot_every", whole_number(1, MS_MAX)),
     Setting("scheduler.replies_max", "replies_max", whole_number(1, MS_MAX), "GPUBOSS_REPLIES_MAX"),
 )

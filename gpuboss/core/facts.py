@@ -8,6 +8,7 @@ from gpuboss.core.ledger import device_key
 from gpuboss.core.requests import deny_impossible, end_waiting
 from gpuboss.core.state import Turn
 from gpuboss.core.timers import TimerKind
+from gpuboss.core.waitlist import Waiting
 from gpuboss.events import (
     ClockJumped,
     ClockTicked,
@@ -89,8 +90,10 @@ def tick(turn: Turn, event: ClockTicked) -> None:
             turn.look = True
         elif timer.kind is TimerKind.WAIT_TIMEOUT:
             waiting = state.waitlist.by_id[timer.lease_id]
-            detail = f"no room within {waiting.request.wait_ms} ms"
-            end_waiting(turn, waiting, "timeout", detail)
+            if state.recovering_until_ms is not None:
+                _wait_longer(turn, waiting, state.recovering_until_ms)
+            else:
+                end_waiting(turn, waiting, "timeout", f"no room within {waiting.request.wait_ms} ms")
         else:
             lease = state.ledger.leases[timer.lease_id]
             happen(turn, lease, "expire" if timer.kind is TimerKind.LEASE_EXPIRY else "revoke")
@@ -131,3 +134,10 @@ def _set_recovery_end(turn: Turn) -> None:
     until_ms = turn.state.recovering_until_ms
     if until_ms is not None:
         turn.state.timers.set(until_ms, TimerKind.RECOVERY_END, "")
+
+
+def _wait_longer(turn: Turn, waiting: Waiting, until_ms: int) -> None:
+    """Nobody's wait is over while a lost log recovers: the grant may be among what was lost, and then its holder has
+    until the end to say so."""
+    waiting.wait_until_ms = until_ms + 1
+    turn.state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, waiting.request.lease_id)

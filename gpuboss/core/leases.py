@@ -13,6 +13,7 @@ from gpuboss.core.state import Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting
 from gpuboss.events import (
+    GPUS_MAX,
     LeaseEnded,
     LeaseExtended,
     LeaseGranted,
@@ -26,6 +27,8 @@ from gpuboss.events import (
     LeaseStateChanged,
     YieldRequested,
 )
+
+FENCE_MAX = 2**52  # of a reassertion: later fences are above it, and must still fit
 
 
 def release(turn: Turn, event: LeaseReleased) -> None:
@@ -102,14 +105,20 @@ def reassert(turn: Turn, event: LeaseReasserted) -> None:
     if event.session is not None and session_member(event.service, event.session) in state.lost_sessions.by_name:
         reject(turn, "unknown_lease", f"session {event.session} was lost, and lease {event.lease_id} with it", event)
         return
-    devices = [state.ledger.devices.get(device_key(event.node, name)) for name in event.devices]
-    if not devices or None in devices:
-        detail = f"lease {event.lease_id} is said to be on devices that are not known: {', '.join(event.devices)}"
+    devices = [state.ledger.devices.get(device_key(event.node, name)) for name in dict.fromkeys(event.devices)]
+    known_devices = [device for device in devices if device is not None]
+    gpus = len(event.devices) if waiting is None else waiting.request.gpus
+    if not 1 <= gpus == len(known_devices) == len(event.devices) <= GPUS_MAX or event.fence > FENCE_MAX:
+        named = ", ".join(event.devices[:8]) or "no device"
+        detail = (
+            f"lease {event.lease_id} is said to hold {named} with fence {event.fence}; expected {gpus or 1} different "
+            f"known devices of {event.node}, as many as it asked for, and a fence up to {FENCE_MAX}"
+        )
         reject(turn, "unknown_lease", detail, event)
         return
     if waiting is not None:  # its grant is among what was lost
         state.waitlist.remove(waiting)
-    _reopen(turn, event, [device for device in devices if device is not None], waiting)
+    _reopen(turn, event, known_devices, waiting)
 
 
 def revoke(turn: Turn, event: LeaseRevoked) -> None:

@@ -24,6 +24,7 @@ class Device:
     __slots__ = (
         "charged_mib",
         "exclusive",
+        "exclusive_leases",
         "free_mib",
         "healthy",
         "index",
@@ -37,6 +38,7 @@ class Device:
         self.leases = 0
         self.charged_mib = 0
         self.reclaiming_mib = 0  # the part of charged_mib whose leases have ended
+        self.exclusive_leases = 0  # more than one, or one beside others, only where they were reasserted
         self.exclusive = False
         self.observe(observed)
 
@@ -58,17 +60,18 @@ class Device:
         self.leases += 1
         self.charged_mib += vram_mib
         self.free_mib -= vram_mib
-        self.exclusive = exclusive
+        self.exclusive_leases += exclusive
+        self.exclusive = self.exclusive_leases > 0
 
-    def discharge(self, vram_mib: int, reclaiming: bool) -> None:
+    def discharge(self, vram_mib: int, exclusive: bool, reclaiming: bool) -> None:
         """Take the promise to one lease back."""
         self.leases -= 1
         self.charged_mib -= vram_mib
         self.free_mib += vram_mib
         if reclaiming:
             self.reclaiming_mib -= vram_mib
-        if self.leases == 0:
-            self.exclusive = False
+        self.exclusive_leases -= exclusive
+        self.exclusive = self.exclusive_leases > 0
         assert self.leases >= 0 and self.charged_mib >= 0 and self.reclaiming_mib >= 0, self.key
 
 
@@ -153,12 +156,12 @@ class Ledger:
         """The lease is gone, its VRAM is free."""
         reclaiming = lease.state == "reclaiming"
         for device in lease.devices:
-            device.discharge(lease.request.vram_mib, reclaiming)
+            device.discharge(lease.request.vram_mib, lease.request.exclusive, reclaiming)
         del self.leases[lease.request.lease_id]
 
     def detach(self, lease: Lease, device: Device) -> None:
         """The device is gone, and with it this lease's part on it; its other devices stay charged."""
-        device.discharge(lease.request.vram_mib, lease.state == "reclaiming")
+        device.discharge(lease.request.vram_mib, lease.request.exclusive, lease.state == "reclaiming")
         lease.devices = [other for other in lease.devices if other is not device]
 
     def leases_on(self, device: Device) -> list[Lease]:

@@ -23,7 +23,7 @@ def reject(
     turn: Turn, reason: RejectionReason, detail: str, event: FromService, owned: LeaseRequested | None = None
 ) -> None:
     """Refuse what a service asked. `owned`: the sender's own request, which says where exactly it listens."""
-    listener = owned if owned is not None else event if isinstance(event, LeaseRequested) else None
+    listener = owned if owned is not None else event if isinstance(event, LeaseRequested | LeaseReasserted) else None
     _refuse(
         turn,
         Refusal(

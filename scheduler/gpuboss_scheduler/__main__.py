@@ -24,6 +24,7 @@ from gpuboss.errors import ConfigError, GPUBossError, SchedulerUnavailable
 from gpuboss.keys import Keys
 from gpuboss.log import LogDamaged
 from gpuboss_scheduler.devices import observe
+from gpuboss_scheduler.known_log import KnownLog
 from gpuboss_scheduler.scheduler import Scheduler
 from gpuboss_scheduler.status import Status
 from gpuboss_scheduler.talk import say
@@ -66,6 +67,9 @@ def serve(
     policy: Annotated[Path | None, typer.Option(help="The scheduling policy, as a file of its own.")] = None,
     session_ttl: Annotated[str | None, typer.Option(help="A silent service is dead after: 15s, 500ms.")] = None,
     lock_delay: Annotated[str | None, typer.Option(help="VRAM of a dead service is lent again after: 60s.")] = None,
+    memory_file: Annotated[
+        Path | None, typer.Option(help="Where to remember the log's end: a lost log is noticed after a restart too.")
+    ] = None,
     wait: Annotated[
         str | None, typer.Option(help="Wait for Redis to answer at first, so long (30s); bare: for ever.")
     ] = None,
@@ -82,6 +86,7 @@ def serve(
         "scheduler.http": http,
         "scheduler.session_ttl": session_ttl,
         "scheduler.lock_delay": lock_delay,
+        "scheduler.memory_file": None if memory_file is None else str(memory_file),
     }
     settings = load_config(config, arguments=arguments)
     if policy is not None:
@@ -102,7 +107,7 @@ def run(config: Config, wait_ms: float) -> None:
         status = Status()
         name = f"{node}:{os.getpid()}:{secrets.token_hex(4)}"
         with _web(config, node, status):
-            Scheduler(config, node, devices, name, status, stop.asked).run()
+            Scheduler(config, node, devices, name, status, stop.asked, _known_log(config)).run()
 
 
 class _StopFlag:
@@ -133,7 +138,16 @@ def _server(config: Config) -> Iterator[Config]:
     data_dir = Path(config.scheduler.data_dir) if config.scheduler.data_dir else default_data_dir()
     with start_embedded(data_dir, durability=config.scheduler.durability) as server:
         print(server.url, flush=True)
-        yield replace(config, gpu=replace(config.gpu, redis_url=server.url))
+        scheduler = config.scheduler
+        if scheduler.memory_file is None:
+            scheduler = replace(scheduler, memory_file=str(data_dir / "known-log.json"))
+        yield replace(config, gpu=replace(config.gpu, redis_url=server.url), scheduler=scheduler)
+
+
+def _known_log(config: Config) -> KnownLog:
+    """The embedded server's is in the folder of its data."""
+    file = config.scheduler.memory_file
+    return KnownLog(None if file is None else Path(file))
 
 
 @contextmanager

@@ -30,13 +30,23 @@ class _Chore:
 class Chores:
     """The leader's duties by the clock. They see the state as it is committed: none runs amid a batch."""
 
-    def __init__(self, reign: Reign, state: State, clock: LogClock, trust: Trust, snapshots: Snapshots) -> None:
+    def __init__(
+        self,
+        reign: Reign,
+        state: State,
+        clock: LogClock,
+        trust: Trust,
+        snapshots: Snapshots,
+        seen: Callable[[State], None],
+    ) -> None:
+        """`seen` is told the state whenever the log was found to hold all that it is made of."""
         self.lease_facts = LeaseFacts(reign, state)
         self.snapshots = snapshots
         self._reign = reign
         self._state = state
         self._clock = clock
         self._trust = trust
+        self._seen = seen
         self._ticked_ms = 0
         self._explained_id = ""
         self._looks = 0
@@ -83,7 +93,10 @@ class Chores:
             failpoint("tick-appended")
 
     def _beat(self) -> None:
-        self._trust.answered(self._reign.beat())
+        reign, state = self._reign, self._state
+        reign.fence, reign.recovering_until_ms, reign.last_id = state.fence, state.recovering_until_ms, state.last_id
+        self._trust.answered(reign.beat())
+        self._seen(state)
 
     def _lose_sessions(self) -> None:
         if self._trust.holds():

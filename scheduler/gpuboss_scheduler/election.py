@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from gpuboss.core.machine import CORE_VERSION
-from gpuboss.events import SchedulerElected
+from gpuboss.events import Event, LogLost, SchedulerElected
 from gpuboss.keys import Keys
+from gpuboss_scheduler.known_log import FENCE_GAP, Known
+from gpuboss_scheduler.recovery import Recovered
 from gpuboss_scheduler.reign import LEADERSHIP_MS, Reign, stamped
 from gpuboss_scheduler.scripts import Deposed, Script
 
@@ -35,6 +38,7 @@ class Seen(NamedTuple):
     leader: str
     incarnation: str
     version: str
+    fence: str
 
 
 def look(client: redis.Redis, keys: Keys) -> Seen:
@@ -62,41 +66,49 @@ class Watch:
 
 
 class Claim(NamedTuple):
-    """A reign that was won: the id of its first entry, and the server's time then."""
+    """A reign that was won: the ids of its first entry and of the last fact that it found."""
 
     reign: Reign
     elected_id: str
-    server_ms: int
+    last_id: str
 
 
 def claim(
     client: redis.Redis,
     keys: Keys,
     seen: Seen,
-    *,
-    epoch: int,
-    seq: int,
-    cursor: str,
-    incarnation: str,
+    recovered: Recovered,
+    missed: Known | None,
+    facts: Sequence[Event],
     about: dict[str, Any],
 ) -> Claim | None:
     """Begin the next reign; None if somebody else was faster, or the leader beat after all.
 
-    `epoch` and `seq` are the highest in the log, `cursor` the last entry decided, `incarnation` the log's own name,
-    empty if it has none yet; `about` is what the hash shows.
+    `recovered` is what the log says, `missed` what was known of it and is gone: a new incarnation begins then. `facts`
+    are what the claimant finds beside that; `about` is what the hash shows.
     """
-    new_epoch = max(epoch, int(seen.epoch or 0)) + 1
-    incarnation = seen.incarnation or incarnation or secrets.token_hex(8)
+    epoch = max(recovered.epoch, int(seen.epoch or 0), 0 if missed is None else missed.epoch) + 1
+    incarnation = "" if missed is not None else seen.incarnation or recovered.state.incarnation
     elected = SchedulerElected(
-        scheduler=about["leader"], version=about["version"], core=CORE_VERSION, incarnation=incarnation
+        scheduler=about["leader"],
+        version=about["version"],
+        core=CORE_VERSION,
+        incarnation=incarnation or secrets.token_hex(8),
+        lost=None if missed is None else LogLost(missed.last_id, missed.fence + FENCE_GAP),
     )
-    shown = about | {"incarnation": incarnation, "core": CORE_VERSION}
-    arguments: list[Any] = [seen.epoch, seen.alive_until_ms, seen.seq, new_epoch, seq + 1]
-    arguments += [stamped(elected, new_epoch, seq + 1), LEADERSHIP_MS, cursor]
-    for field, value in shown.items():
-        arguments += [field, value]
+    shown = about | {"incarnation": elected.incarnation, "core": CORE_VERSION}
+    what_is_lost = "" if missed is None else "snapshot" if recovered.snapshot_is_ahead else "log"
+    seq = recovered.seq + 1 + len(facts)
+    arguments: list[Any] = [seen.epoch, seen.alive_until_ms, seen.seq, epoch, seq, LEADERSHIP_MS]
+    arguments += [recovered.cursor, what_is_lost, 1 + len(facts)]
+    for number, fact in enumerate([elected, *facts], start=recovered.seq + 1):
+        arguments += [type(fact).__name__, stamped(fact, epoch, number)]
+    arguments += [len(shown), *chain.from_iterable(shown.items())]
+    if missed is not None:
+        for entry in recovered.undecided:
+            arguments += [entry.id, len(entry.fields), *entry.fields]
     try:
-        elected_id, server_ms = _claim(client, [keys.scheduler, keys.events], arguments)
+        elected_id, last_id = _claim(client, [keys.scheduler, keys.events, keys.snapshot], arguments)
     except Deposed:
         return None
-    return Claim(Reign(client, keys, new_epoch, seq + 1), elected_id.decode(), int(server_ms))
+    return Claim(Reign(client, keys, epoch, seq, last_id.decode()), elected_id.decode(), last_id.decode())

@@ -19,29 +19,38 @@ from gpuboss.events import Decision, EventRejected, LeaseRequested, Stamp
 from gpuboss.log import Entry, LogDamaged, LogReader
 from gpuboss_scheduler.talk import say
 
+FIELDS_MOVED = 1_000  # of an entry; what has more is no event wherever it stands
+
 _ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 class Recovered(msgspec.Struct):
-    """What the log says: the state at the cursor, the highest epoch and seq in the whole log, and whose sessions
-    the undecided requests behind the cursor belong to."""
+    """What the log says: the state at the cursor, the highest epoch and seq in the whole log, whose sessions the
+    undecided requests behind the cursor belong to, and, of a log that was lost, everything undecided."""
 
     state: State
     cursor: str
     epoch: int
     seq: int
     tail_sessions: list[str]
+    undecided: list[Entry]
+    snapshot_is_ahead: bool = False  # of a log of which entries are gone
 
 
-def recover(log: LogReader, cursor: str) -> Recovered:
-    """Read the log. `cursor`: the last entry decided, or empty if Redis does not say.
+def recover(log: LogReader, cursor: str, *, is_lost: bool = False) -> Recovered:
+    """Read the log. `cursor`: the last entry decided, or empty if Redis does not say. `is_lost`: entries of the log
+    are known to be gone, so that neither the cursor nor a snapshot need to belong to what is left.
 
     Raises `LogDamaged` if the decisions in the log do not follow from it.
     """
     state = _snapshot_or_nothing(log)
     last_id = log.last_id() or "0-0"
     # Behind the cursor it may well stand: entries that lead to nothing are folded, and move no cursor.
-    if parse_id(state.last_id) > parse_id(last_id):
+    is_ahead = parse_id(state.last_id) > parse_id(last_id)
+    if is_lost:
+        cursor = ""
+        state = State() if is_ahead else state
+    elif is_ahead:
         raise LogDamaged(
             f"the snapshot stands at {state.last_id}, behind the last entry of the log, {last_id}: it belongs to "
             "another log; delete it if the log is whole"
@@ -50,7 +59,7 @@ def recover(log: LogReader, cursor: str) -> Recovered:
         cursor = _last_cause(log, state)
     _check_beginning(log, state)
     verifier = Verifier(state, lambda: _forged_ids(log, state.last_id), cursor)
-    tail = Recovered(state, cursor, 0, 0, [])
+    tail = Recovered(state, cursor, 0, 0, [], [], is_ahead)
     highest = _last(state)
     cursor_id = parse_id(cursor)
     whole = True  # whether everything up to here is applied: what is behind the first undecided entry is not
@@ -61,6 +70,8 @@ def recover(log: LogReader, cursor: str) -> Recovered:
             highest = _last(state)
         else:
             before, highest = highest, _peek(entry, highest, tail.tail_sessions)
+            if is_lost and highest is before and len(entry.fields) <= FIELDS_MOVED:
+                tail.undecided.append(entry)
             if highest is not before and _is_decision(entry) and parse_id(_cause(entry)) <= cursor_id:
                 _compare(verifier, entry, before)
     verifier.finish()

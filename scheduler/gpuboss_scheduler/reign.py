@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -33,11 +33,14 @@ def stamped(event: Event, epoch: int, seq: int) -> bytes:
 class Reign:
     """The right to write. Every write checks on the server that it still holds, and raises `Deposed` if not."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, epoch: int, seq: int) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, epoch: int, seq: int, last_id: str) -> None:
         self.client = client
         self.keys = keys
         self.epoch = epoch
         self.seq = seq
+        self.fence = 0  # the highest that was granted, as far as the last beat was told
+        self.recovering_until_ms: int | None = None
+        self.last_id = last_id  # an entry of which it is known that the log holds it
 
     def append(self, facts: Sequence[Event]) -> str:
         """Append facts to the log; returns the id of the last. There must be at least one."""
@@ -49,9 +52,17 @@ class Reign:
         return str(last_id.decode())
 
     def beat(self) -> int:
-        """Say that the leader is alive; returns the server's time in ms."""
-        (now_ms,) = _beat(self.client, [self.keys.scheduler], [self.epoch, LEADERSHIP_MS])
+        """Say that the leader is alive; returns the server's time in ms. Raises `Deposed` if entries of the log are
+        gone: whoever leads on must notice that first."""
+        now_ms, found = self._beat(LEADERSHIP_MS)
+        if not found:
+            raise Deposed(f"the log has been read through {self.last_id}, which is not there any more")
         return int(now_ms)
+
+    def _beat(self, leadership_ms: int) -> list[Any]:
+        until_ms = "" if self.recovering_until_ms is None else self.recovering_until_ms
+        keys = [self.keys.scheduler, self.keys.events]
+        return _beat(self.client, keys, [self.epoch, leadership_ms, self.fence, until_ms, self.last_id])
 
     @contextmanager
     def kept_alive(self) -> Iterator[None]:
@@ -76,4 +87,4 @@ class Reign:
 
     def resign(self) -> None:
         """Say that nobody leads, so that a standby takes over at once."""
-        _beat(self.client, [self.keys.scheduler], [self.epoch, 0])
+        self._beat(0)

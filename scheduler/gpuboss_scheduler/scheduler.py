@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -18,8 +19,9 @@ from gpuboss.log import LogReader
 from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import LogClock
 from gpuboss_scheduler.commit import Shown, commit_script
-from gpuboss_scheduler.election import LOOK_S, Claim, Watch, claim, look
+from gpuboss_scheduler.election import LOOK_S, Claim, Seen, Watch, claim, look
 from gpuboss_scheduler.failpoints import failpoint
+from gpuboss_scheduler.known_log import Known, KnownLog
 from gpuboss_scheduler.leader import Leader
 from gpuboss_scheduler.projections import write_all
 from gpuboss_scheduler.recovery import Recovered, recover
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 RETRY_S = 0.5
 
+_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+
 
 class Scheduler:
     """One candidate for leadership. `name` is unique to the process."""
@@ -49,6 +53,7 @@ class Scheduler:
         name: str,
         status: Status,
         stopping: Callable[[], bool],
+        known_log: KnownLog,
     ) -> None:
         self._url = config.gpu.redis_url
         self._keys = Keys(config.gpu.namespace)
@@ -58,6 +63,7 @@ class Scheduler:
         self._name = name
         self._status = status
         self._stopping_asked = stopping
+        self._known_log = known_log
         self._standing_by = False
         self._trust = Trust(config.scheduler.session_ttl_ms)
 
@@ -106,21 +112,19 @@ class Scheduler:
             self._trust.answered()
             ours = seen.leader == self._name  # it was us, before the connection broke
             if ours or watch.vacant(seen):
-                recovered = recover(LogReader(client, self._keys), seen.cursor)
+                log = LogReader(client, self._keys)
+                missed = self._known_log.missed(seen.incarnation, log)
+                recovered = recover(log, seen.cursor, is_lost=missed is not None)
                 failpoint("recovered")
-                won = claim(
-                    client,
-                    self._keys,
-                    seen,
-                    epoch=recovered.epoch,
-                    seq=recovered.seq,
-                    cursor=recovered.cursor,
-                    incarnation=recovered.state.incarnation,
-                    about=self._about(durability),
-                )
+                facts = self._facts(recovered.state)
+                won = claim(client, self._keys, seen, recovered, missed, facts, self._about(durability))
                 if won is not None:
                     failpoint("claimed")
+                    if missed is not None:
+                        say(f"entries of the log are gone: it ended at {missed.last_id}; a new incarnation begins")
                     return won, recovered
+            elif (known := _known(seen)) is not None:
+                self._known_log.note(known)
             if not self._standing_by:
                 self._standing_by = True
                 say("standing by")
@@ -134,18 +138,20 @@ class Scheduler:
         try:
             clock = LogClock(entry_ms(won.elected_id))
             snapshots = Snapshots(reign, state, self._config.snapshot_every)
-            chores = Chores(reign, state, clock, self._trust, snapshots)
+            chores = Chores(reign, state, clock, self._trust, snapshots, self._seen)
+            reign.fence = state.fence
             shown = Shown(state, self._keys, self._config.replies_max)
             leader = Leader(wire, reign, state, shown, recovered.cursor, clock, chores)
             with reign.kept_alive():
-                through = self._write_facts(reign, recovered) or won.elected_id
+                through = self._lose_sessions(reign, recovered) or won.last_id
                 failpoint("facts-appended")
                 write_all(reign, state)
                 leader.catch_up(through)
             clock.at_least(state.now_ms)
             say(f"leading epoch={reign.epoch} cursor={state.last_id}")
             self._standing_by = False
-            self._status.role, self._status.problem = "leading", ""
+            self._status.role = "leading"
+            self._seen(state)
             leader.lead(self._stopping)
             snapshots.write()
             reign.resign()
@@ -154,19 +160,27 @@ class Scheduler:
         finally:
             wire.close()
 
-    def _write_facts(self, reign: Reign, recovered: Recovered) -> str | None:
-        """What a new leader finds, before it decides anything: the rules, the devices, and who is dead."""
-        state = recovered.state
-        facts: list[Event] = []
+    def _seen(self, state: State) -> None:
+        """The log holds all that the state is made of."""
+        self._known_log.note(Known(state.incarnation, state.epoch, state.last_id, state.fence))
+        until_ms = state.recovering_until_ms
+        self._status.problem = ""
+        if until_ms is not None:
+            left_s = max(0, until_ms - state.now_ms) // 1000
+            self._status.problem = f"recovering: entries of the log were lost, nothing is granted for {left_s} s"
+
+    def _facts(self, state: State) -> list[Event]:
+        """What a new leader finds, and the log does not say: the rules and the devices."""
         policy = self._policy()
-        if policy != state.policy or not state.policy_recorded:
-            facts.append(policy)
-        facts += _device_facts(state, self._node, self._devices)
-        last_id = reign.append(facts) if facts else None
-        members = [*state.sessions, *recovered.tail_sessions]
-        if self._trust.holds() and lose_silent_sessions(reign, members, policy.session_ttl_ms):
-            last_id = LogReader(reign.client, self._keys).last_id()
-        return last_id
+        is_new = policy != state.policy or not state.policy_recorded
+        return [*([policy] if is_new else []), *_device_facts(state, self._node, self._devices)]
+
+    def _lose_sessions(self, reign: Reign, recovered: Recovered) -> str | None:
+        """Before anything is decided: who of those that matter is dead. Returns the id of the last fact about them."""
+        members = [*recovered.state.sessions, *recovered.tail_sessions]
+        if self._trust.holds() and lose_silent_sessions(reign, members, self._config.session_ttl_ms):
+            return LogReader(reign.client, self._keys).last_id()
+        return None
 
     def _policy(self) -> PolicySet:
         policy = self._config.policy
@@ -184,6 +198,13 @@ class Scheduler:
             "durability": durability,
             "session_ttl_ms": self._config.session_ttl_ms,
         }
+
+
+def _known(seen: Seen) -> Known | None:
+    """What a standby sees of the log; None where the hash, which anybody can write, does not say it."""
+    if not (_ID.fullmatch(seen.cursor) and seen.epoch.isdecimal() and seen.incarnation):
+        return None
+    return Known(seen.incarnation, int(seen.epoch), seen.cursor, int(seen.fence) if seen.fence.isdecimal() else 0)
 
 
 def _device_facts(state: State, node: str, devices: Sequence[DeviceObserved]) -> list[Event]:

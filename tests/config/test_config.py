@@ -64,6 +64,7 @@ scheduler:
   policy:
     head_start_ms: {low: 1, normal: 2, high: 3}
     margin_mib: 512
+  memory_file: ./known-log.json
   snapshot_every: 100
   replies_max: 500
 """
@@ -105,6 +106,7 @@ EVERYTHING = Config(
         lock_delay_ms=0,
         durability="strict",
         policy=PolicyConfig(head_start_ms=HeadStart(low=1, normal=2, high=3), margin_mib=512),
+        memory_file="./known-log.json",
         snapshot_every=100,
         replies_max=500,
     ),
@@ -128,6 +130,7 @@ VARIABLES = {
     "GPUBOSS_HTTP": ("0.0.0.0:80", "scheduler", "http", ("0.0.0.0", 80)),
     "GPUBOSS_SESSION_TTL": ("3", "scheduler", "session_ttl_ms", 3000),
     "GPUBOSS_REPLIES_MAX": ("700", "scheduler", "replies_max", 700),
+    "GPUBOSS_MEMORY_FILE": ("/var/lib/gpuboss/log.json", "scheduler", "memory_file", "/var/lib/gpuboss/log.json"),
     "GPUBOSS_LOCK_DELAY": ("1m", "scheduler", "lock_delay_ms", 60_000),
     "GPUBOSS_DURABILITY": ("replicated", "scheduler", "durability", "replicated"),
 }

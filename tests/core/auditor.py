@@ -5,7 +5,9 @@
 It shares no code with the scheduler: it reads JSON, keeps its own account of every device, and asks of every
 decision who had the right to cause it. Checked are S1 (never more promised than there is), S2 (one grant), one
 answer a request and one end a grant, S6 (only its owner, an operator or a fact ends a lease), S7 (odd entries are
-rejected and stop nothing), the order within a shape, and that nothing which was due was left out.
+rejected and stop nothing), the order within a shape, and that nothing which was due was left out. Where entries of
+the log were lost, a lease may begin without a grant: its holder says so, before the recovery ends. Until then nothing
+is granted, or denied as impossible.
 """
 
 from __future__ import annotations
@@ -56,6 +58,38 @@ class Account:
         return tuple(self.asked.get(name) for name in SHAPE)
 
 
+@dataclass
+class Recovery:
+    """Whether entries of the log were lost, and until when their holders have the word."""
+
+    since_ms: int | None = None
+    session_ttl_ms: int = 15_000
+    ended_by: str = ""  # the tick that ended the last one
+
+    def until_ms(self, lock_delay_ms: int) -> int | None:
+        """When it ends; None if there is none."""
+        return None if self.since_ms is None else self.since_ms + self.session_ttl_ms + lock_delay_ms
+
+    def end_if_due(self, tick: Audited, now_ms: int, lock_delay_ms: int) -> None:
+        """A tick: the only entry that ends it."""
+        until_ms = self.until_ms(lock_delay_ms)
+        if until_ms is not None and now_ms >= until_ms:
+            self.since_ms, self.ended_by = None, tick.id
+
+    def shift(self, from_ms: int, delta_ms: int) -> None:
+        """The clock jumped."""
+        if self.since_ms is not None and self.since_ms < from_ms:
+            self.since_ms = max(0, self.since_ms + delta_ms)
+
+
+def request_behind(reasserted: dict[str, Any]) -> dict[str, Any]:
+    """What a holder must have asked for, to hold what it says it holds."""
+    names = ("lease_id", "service", "vram_mib", "priority", "node", "session", "instance")
+    asked = {name: reasserted.get(name) for name in names}
+    asked |= {"gpus": len(reasserted["devices"]), "exclusive": reasserted.get("exclusive", False)}
+    return DEFAULTS | asked | {"reclaimable": reasserted["state"] == "idle"}
+
+
 def audit(entries: Iterable[tuple[str, list[bytes]]]) -> list[str]:
     """What is wrong with a log; nothing, one hopes. Inputs at its end that are not decided yet are left alone."""
     return Audit(entries).problems
@@ -70,6 +104,7 @@ class Audit:
         self.accounts: dict[str, Account] = {}
         self._devices: dict[str, dict[str, Any]] = {}
         self._lost: dict[tuple[str, str], int] = {}
+        self._recovery = Recovery()
         self._lock_delay_ms = 60_000
         self._head_start_ms = {"low": 0, "normal": 900_000, "high": 3_600_000}
         self._now_ms = 0
@@ -90,6 +125,8 @@ class Audit:
             self._apply_fact(entry)
             if entry.type == "LeaseRequested":
                 self._open_account(entry)
+            elif entry.type == "LeaseReasserted":
+                self._take_over(entry)
             must_end = self._must_end(entry)
             for decision in entry.led_to:
                 self._judge(entry, decision, must_end)
@@ -123,15 +160,46 @@ class Audit:
         wait_until_ms = None if wait_ms is None else self._now_ms + wait_ms
         self.accounts[asked["lease_id"]] = Account(asked, (key, entry.at), self._now_ms, wait_until_ms)
 
+    def _take_over(self, entry: Audited) -> None:
+        """A holder said what it holds, and was not rejected: the log held it already, or it lost it."""
+        data = entry.data
+        lease_id, service = data["lease_id"], data["service"]
+        known = self.accounts.get(lease_id)
+        if known is not None and known.standing == "over" and known.over_ms + DAY_MS <= self._now_ms:
+            known = None
+        if known is not None and known.alive and known.asked["service"] == service:
+            return
+        devices = [f"{data['node']}/{device}" for device in data["devices"]]
+        if self._recovery.since_ms is None:
+            self._blame(entry, f"is believed to hold {lease_id}, though nothing was lost")
+        if known is not None and (known.standing != "waiting" or known.asked["service"] != service):
+            self._blame(entry, f"is believed to hold {lease_id}, which is {known.standing}")
+        if data["state"] == "reclaiming" or (service, data.get("session")) in self._lost:
+            self._blame(entry, f"is believed to hold {lease_id}, though nobody lives who holds it")
+        if not devices or len(set(devices)) != len(devices) or not self._devices.keys() >= set(devices):
+            self._blame(entry, f"is believed to hold {data['devices']}, which cannot be")
+        # That its devices have the room is not asked: a lease that ended may still stand in what is left of the log.
+        asked = request_behind(data) if known is None else known.asked
+        account = Account(asked, (0, entry.at), self._now_ms, None, data["state"].replace("yielding", "held"), devices)
+        account.expires_ms, account.expiry_set_ms = data.get("expires_at_ms"), self._now_ms
+        self.accounts[lease_id] = account
+        self._fence = max(self._fence, data["fence"])
+
     def _apply_fact(self, entry: Audited) -> None:
         data = entry.data
         match entry.type:
+            case "SchedulerElected" if data.get("lost") is not None:
+                self._recovery.since_ms = self._now_ms
+                self._fence = max(self._fence, data["lost"]["fence"])
             case "ClockTicked":
                 self._now_ms = max(self._now_ms, data["now_ms"])
+                self._wait_longer()
+                self._recovery.end_if_due(entry, self._now_ms, self._lock_delay_ms)
             case "ClockJumped":
                 self._shift(int(data["from_id"].split("-")[0]), data["delta_ms"])
             case "PolicySet":
                 self._head_start_ms, self._lock_delay_ms = data["head_start_ms"], data["lock_delay_ms"]
+                self._recovery.session_ttl_ms = data["session_ttl_ms"]
             case "DeviceObserved":
                 self._devices[f"{data['node']}/{data['device']}"] = data
             case "SessionLost":
@@ -143,6 +211,7 @@ class Audit:
         self._lost = {who: ms for who, ms in self._lost.items() if ms + DAY_MS > self._now_ms}
 
     def _shift(self, from_ms: int, delta_ms: int) -> None:
+        self._recovery.shift(from_ms, delta_ms)
         for each in self.accounts.values():
             if each.wait_until_ms is not None and each.asked_ms < from_ms:
                 each.wait_until_ms = max(0, each.wait_until_ms + delta_ms)
@@ -150,6 +219,14 @@ class Audit:
                 each.expires_ms = max(0, each.expires_ms + delta_ms)
             if each.yield_by_ms is not None and each.yield_set_ms < from_ms:
                 each.yield_by_ms = max(0, each.yield_by_ms + delta_ms)
+
+    def _wait_longer(self) -> None:
+        """While a lost log recovers nobody's wait is over."""
+        until_ms = self._recovery.until_ms(self._lock_delay_ms)
+        for each in self.accounts.values():
+            if until_ms is None or each.wait_until_ms is None or each.wait_until_ms > min(self._now_ms, until_ms):
+                continue
+            each.wait_until_ms = until_ms + 1
 
     def _must_end(self, entry: Audited) -> list[str]:
         """Whose waiting or holding this entry ends."""
@@ -209,6 +286,8 @@ class Audit:
         if account.standing != "waiting":
             self._blame(decision, f"grants {asked['lease_id']}, which is {account.standing}")
             return
+        if self._recovery.since_ms is not None:
+            self._blame(decision, "grants while holders of what was lost still have the word")
         before = [each for each in self.accounts.values() if each.standing == "waiting" and each.shape == account.shape]
         if any(each.order < account.order for each in before):
             self._blame(decision, "overtakes a request of the same shape")
@@ -255,8 +334,9 @@ class Audit:
             return
         its_own = entry.type == "LeaseRequested" and entry.data["lease_id"] == lease_id
         lost = (account.asked["service"], account.asked.get("session")) in self._lost
+        looked = its_own or entry.type in ("DeviceObserved", "DeviceLost") or entry.id == self._recovery.ended_by
         right = {
-            "impossible": its_own or entry.type in ("DeviceObserved", "DeviceLost"),
+            "impossible": looked and self._recovery.since_ms is None,
             "timeout": entry.type == "ClockTicked" and due,
             "cancelled": entry.type in ("LeaseReleased", "LeaseRevoked") and due,
             "session_lost": (entry.type == "SessionLost" and due) or (its_own and lost),

@@ -147,7 +147,10 @@ def test_what_takes_long_is_not_taken_for_death(server: RealServer, view: RedisV
         scheduler.wait_leading()
         scheduler.kill()
     beats = set()
-    with contextlib.closing(connect(server.url)) as client, Reign(client, Keys(), epoch=1, seq=0).kept_alive():
+    with (
+        contextlib.closing(connect(server.url)) as client,
+        Reign(client, Keys(), 1, 0, view.entries()[-1].id).kept_alive(),
+    ):
 
         def has_beaten_thrice() -> bool:
             beats.add(view.scheduler()["alive_until_ms"])

@@ -1,15 +1,39 @@
 -- Begin a reign, unless somebody began one, or the leader beat, since the claimant looked.
--- KEYS  scheduler events
--- ARGV  epoch seen, alive_until_ms seen, seq seen, new epoch, new seq, data of SchedulerElected, lease of leadership
---       in ms, the cursor if there is none yet, then field and value of what else the hash shows
--- Returns OK, the id of SchedulerElected and the server's time in ms; or LOST.
+--
+-- All that it found stands in the log as soon as anybody can see who leads. Where entries of the log were lost, whoever
+-- asked since must be decided after SchedulerElected, which says so: what is not decided yet moves behind it, under
+-- new ids, and a snapshot of what is no more there goes.
+-- KEYS  scheduler events snapshot
+-- ARGV  epoch seen, alive_until_ms seen, seq seen, new epoch, seq of the last fact, lease of leadership in ms, the
+--       cursor, what was lost: '' (nothing), 'log' or 'snapshot' (it stands for more than is there); then, each with
+--       their number first: types and data of facts, the first SchedulerElected; fields and values of what the hash
+--       shows; then entries to move, each as: id, how many fields and values it has, these
+-- Returns OK, the ids of the first and the last fact; or LOST.
 local seen = redis.call('HMGET', KEYS[1], 'epoch', 'alive_until_ms', 'seq')
 if (seen[1] or '') ~= ARGV[1] or (seen[2] or '') ~= ARGV[2] or (seen[3] or '') ~= ARGV[3] then return {'LOST'} end
-local id = redis.call('XADD', KEYS[2], '*', 'type', 'SchedulerElected', 'data', ARGV[6])
+local first, last
+local at = 10
+for _ = 1, ARGV[9] do
+  last = redis.call('XADD', KEYS[2], '*', 'type', ARGV[at], 'data', ARGV[at + 1])
+  first = first or last
+  at = at + 2
+end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'seq', ARGV[5],
-  'alive_until_ms', string.format('%d', now_ms + ARGV[7]))
-redis.call('HSETNX', KEYS[1], 'cursor', ARGV[8])
-for i = 9, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-return {'OK', id, string.format('%d', now_ms)}
+  'alive_until_ms', string.format('%d', now_ms + ARGV[6]))
+redis.call(ARGV[8] == '' and 'HSETNX' or 'HSET', KEYS[1], 'cursor', ARGV[7])
+if ARGV[8] == 'snapshot' then redis.call('DEL', KEYS[3]) end
+local shown = ARGV[at]
+at = at + 1
+for _ = 1, shown do
+  redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+while at < #ARGV do
+  local from, to = at + 2, at + 1 + ARGV[at + 1]
+  redis.call('XADD', KEYS[2], '*', unpack(ARGV, from, to))
+  redis.call('XDEL', KEYS[2], ARGV[at])
+  at = to + 1
+end
+return {'OK', first, last}

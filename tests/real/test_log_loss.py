@@ -1,0 +1,283 @@
+"""A log that was lost or cut: it is noticed, and nothing is lent that somebody may still hold."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.real.log_check import faults_of
+from tests.real.redis_view import Entry, RedisView, Service
+from tests.real.schedulers import SchedulerProcess, eventually
+from tests.real.servers import RealServer
+
+CARD_MIB = 24_576
+TTL_MS = 1_000
+OPTIONS: dict[str, Any] = {"session_ttl": "1s", "devices": f"cuda:0={CARD_MIB}"}
+
+
+@pytest.fixture
+def leader(server: RealServer) -> Iterator[SchedulerProcess]:
+    """A scheduler with one card, and a session TTL that is soon over."""
+    with SchedulerProcess(server.url, **OPTIONS) as process:
+        process.wait_leading()
+        yield process
+
+
+def row_of(view: RedisView, lease_id: str) -> dict[str, Any]:
+    eventually(lambda: lease_id in view.rows("leases"), f"the row of {lease_id}")
+    row: dict[str, Any] = view.rows("leases")[lease_id]
+    return row
+
+
+def elected_anew(view: RedisView) -> Entry:
+    """The election that says what was lost, once it has happened."""
+    found: list[Entry] = []
+
+    def happened() -> bool:
+        found[:] = [entry for entry in view.of_type("SchedulerElected") if "lost" in entry.data]
+        return bool(found)
+
+    eventually(happened, "an election that says that entries of the log are gone")
+    return found[-1]
+
+
+def ms_of(entry: Entry) -> int:
+    return int(entry.id.partition("-")[0])
+
+
+def assert_granted_late(service: Service, lease_id: str, elected: Entry, recovery_ms: int = TTL_MS) -> Entry:
+    """The grant comes once whoever holds a lease had its time, and soon after that."""
+    answer = service.answer(lease_id)
+    assert answer.type == "LeaseGranted"
+    late_ms = answer.data["granted_at_ms"] - ms_of(elected)
+    assert recovery_ms <= late_ms <= recovery_ms + 1_500
+    return answer
+
+
+def test_an_emptied_server_is_noticed_and_holders_keep_what_they_hold(
+    view: RedisView, server: RealServer, leader: SchedulerProcess
+) -> None:
+    holder, other = Service(view, "holder"), Service(view, "other")
+    held = holder.lease(20_000)
+    row, before = row_of(view, held), view.scheduler()
+    view.client.flushall()
+    elected = elected_anew(view)
+    assert view.scheduler()["incarnation"] != before["incarnation"]
+    assert int(view.scheduler()["epoch"]) > int(before["epoch"])
+    assert elected.data["lost"]["fence"] > row["fence"]
+    view.append("LeaseReasserted", **row)
+    small, large = other.request(4_000), other.request(20_000)
+    assert row_of(view, held) == row
+    assert holder.told(held, "LeaseGranted").data["fence"] == row["fence"]
+    granted = assert_granted_late(other, small, elected)
+    assert granted.data["fence"] > elected.data["lost"]["fence"]
+    holder.release(held)
+    assert holder.told(held, "LeaseEnded").data["reason"] == "released"
+    assert other.answer(large).type == "LeaseGranted"
+
+
+def test_it_is_said_while_it_recovers(view: RedisView, server: RealServer, leader: SchedulerProcess) -> None:
+    view.client.flushall()
+    elected = elected_anew(view)
+    eventually(lambda: "recovering_until_ms" in view.scheduler(), "the end of recovery to be shown")
+    assert int(view.scheduler()["recovering_until_ms"]) == ms_of(elected) + TTL_MS
+    told = subprocess.run(
+        [sys.executable, "-m", "gpuboss", "status", "--redis-url", server.url],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert "entries of the log were lost" in told.stdout
+    eventually(lambda: "recovering_until_ms" not in view.scheduler(), "recovery to end")
+
+
+def test_whoever_waits_is_told_why(view: RedisView, server: RealServer) -> None:
+    with SchedulerProcess(server.url, **OPTIONS | {"session_ttl": "4s"}) as leader:
+        leader.wait_leading()
+        view.client.flushall()
+        elected_anew(view)
+        waiting = Service(view, "service").request(1)
+        eventually(lambda: view.rows("queue").get(waiting, {}).get("reason") == "recovering", "the reason to be shown")
+
+
+def test_only_the_stream_may_be_gone(view: RedisView, leader: SchedulerProcess) -> None:
+    holder, other = Service(view, "holder"), Service(view, "other")
+    held = holder.lease(20_000)
+    row = row_of(view, held)
+    view.client.delete(view.key("events"))
+    elected = elected_anew(view)
+    view.append("LeaseReasserted", **row)
+    small = other.request(4_000)
+    assert_granted_late(other, small, elected)
+    assert view.rows("leases").keys() == {held, small}
+
+
+def test_a_stream_that_was_trimmed_of_everything_is_a_lost_log(view: RedisView, leader: SchedulerProcess) -> None:
+    holder = Service(view, "holder")
+    row = row_of(view, holder.lease(20_000))
+    view.client.xtrim(view.key("events"), maxlen=0, approximate=False)
+    elected = elected_anew(view)
+    waiting = holder.request(20_000)
+    view.append("LeaseReasserted", **row)
+    view.append("LeaseReleased", lease_id=row["lease_id"], service="holder")
+    assert_granted_late(holder, waiting, elected)
+
+
+def test_a_standby_that_saw_the_log_notices_too(view: RedisView, server: RealServer, leader: SchedulerProcess) -> None:
+    service = Service(view, "service")
+    with SchedulerProcess(server.url, **OPTIONS) as standby:
+        standby.wait_for("standing by")
+        held = row_of(view, service.lease(20_000))
+        at = view.scheduler()["fence"]
+        eventually(lambda: view.scheduler()["fence"] != at, "a beat after the grant")
+        leader.signal(signal.SIGSTOP)
+        view.client.flushall()
+        elected = elected_anew(view)
+        assert elected.data["lost"]["fence"] > held["fence"]
+        waiting = service.request(20_000)
+        assert_granted_late(service, waiting, elected)
+
+
+def test_a_fresh_scheduler_on_an_empty_server_begins_at_once(view: RedisView, server: RealServer) -> None:
+    with SchedulerProcess(server.url, **OPTIONS) as scheduler:
+        scheduler.wait_leading()
+        Service(view, "service").lease(20_000)
+        scheduler.terminate()
+    view.client.flushall()
+    with SchedulerProcess(server.url, **OPTIONS) as scheduler:
+        scheduler.wait_leading()
+        granted = Service(view, "service")
+        granted.lease(20_000)
+        assert all("lost" not in entry.data for entry in view.of_type("SchedulerElected"))
+
+
+def test_with_a_memory_file_a_restart_notices_too(view: RedisView, server: RealServer, tmp_path: Path) -> None:
+    file = tmp_path / "deeper" / "known-log.json"
+    service = Service(view, "service")
+    with SchedulerProcess(server.url, memory_file=str(file), **OPTIONS) as scheduler:
+        scheduler.wait_leading()
+        row = row_of(view, service.lease(20_000))
+        eventually(lambda: json.loads(file.read_bytes())["fence"] == row["fence"], "the grant to be remembered")
+        scheduler.kill()
+    view.client.flushall()
+    with SchedulerProcess(server.url, memory_file=str(file), **OPTIONS) as scheduler:
+        scheduler.wait_leading()
+        waiting = service.request(20_000)
+        assert_granted_late(service, waiting, elected_anew(view))
+        scheduler.terminate()
+    with SchedulerProcess(server.url, memory_file=str(file), **OPTIONS) as scheduler:
+        scheduler.wait_leading()  # what it remembers is the new log now
+        assert len([entry for entry in view.of_type("SchedulerElected") if "lost" in entry.data]) == 1
+
+
+def test_a_memory_file_that_cannot_be_read_is_said_and_does_no_harm(
+    view: RedisView, server: RealServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "known-log.json"
+    file.write_text("{")
+    with SchedulerProcess(server.url, memory_file=str(file), **OPTIONS) as scheduler:
+        scheduler.wait_leading()
+        assert "known-log.json" in scheduler.stderr
+
+
+def test_the_log_begun_anew_can_be_taken_over(view: RedisView, server: RealServer, leader: SchedulerProcess) -> None:
+    holder = Service(view, "holder")
+    row = row_of(view, holder.lease(20_000))
+    view.client.flushall()
+    elected = elected_anew(view)
+    view.append("LeaseReasserted", **row)
+    waiting = holder.queue(4_000)
+    leader.kill()  # amid recovery: the next one goes on with it
+    with SchedulerProcess(server.url, **OPTIONS) as scheduler:
+        scheduler.wait_leading()
+        assert_granted_late(holder, waiting, elected)
+        assert view.rows("leases").keys() == {row["lease_id"], waiting}
+        assert elected_anew(view) == elected
+
+
+# ---------------------------------------------------------------- a cut tail
+
+
+class Cut:
+    """A server whose AOF loses what was written after `mark`, as with a power failure under everysec."""
+
+    def __init__(self, server: RealServer) -> None:
+        self.server = server
+        self._size = 0
+
+    def _file(self) -> Path:
+        [file] = self.server.folder.glob("appendonlydir/*.incr.aof")
+        return file
+
+    def mark(self) -> None:
+        """What is written from here on will be lost."""
+        self._size = self._file().stat().st_size
+
+    def power_failure(self) -> None:
+        """Kill the server, cut its AOF, and start it again."""
+        self.server.kill()
+        with self._file().open("r+b") as file:
+            file.truncate(self._size)
+        self.server.start()
+
+
+@pytest.fixture
+def cut(own_server: RealServer) -> Cut:
+    own_server.start()
+    return Cut(own_server)
+
+
+def test_what_was_granted_in_a_tail_that_is_gone_is_not_granted_again(cut: Cut) -> None:
+    with SchedulerProcess(cut.server.url, **OPTIONS) as scheduler, cut.server.client() as client:
+        view = RedisView(client)
+        scheduler.wait_leading()
+        first, second = Service(view, "first"), Service(view, "second")
+        released = first.lease(20_000)
+        asked = second.queue(20_000)
+        cut.mark()
+        first.release(released)
+        row = row_of(view, second.answer(asked).data["lease_id"])
+        eventually(lambda: view.scheduler()["fence"] == str(row["fence"]), "a beat after the grant")
+        scheduler.signal(signal.SIGSTOP)
+        cut.power_failure()
+        # What was asked before anybody noticed must not be decided as if nothing had happened.
+        small = Service(view, "early").request(4_000)
+        early = Service(view, "early").request(20_000)
+        scheduler.signal(signal.SIGCONT)
+        elected = elected_anew(view)
+        view.append("LeaseReasserted", **row)
+        view.append("LeaseReleased", lease_id=released, service="first")
+        assert_granted_late(Service(view, "early"), small, elected)
+        assert view.rows("leases").keys() == {asked, small}
+        second.release(asked)
+        assert Service(view, "early").answer(early).type == "LeaseGranted"
+        assert faults_of(view) == []
+        scheduler.terminate()
+    with SchedulerProcess(cut.server.url, **OPTIONS) as scheduler:
+        scheduler.wait_leading()  # it derives all of it again, and goes on
+
+
+def test_an_embedded_server_without_its_data_is_noticed(tmp_path: Path) -> None:
+    options = OPTIONS | {"embedded": True, "data_dir": str(tmp_path / "data")}
+    with SchedulerProcess(None, **options) as scheduler:
+        scheduler.wait_leading()
+        scheduler.terminate()
+    shutil.rmtree(tmp_path / "data" / "appendonlydir")
+    with SchedulerProcess(None, **options) as scheduler:
+        scheduler.wait_leading()
+        scheduler.wait_for("entries of the log are gone")
+
+
+def test_a_memory_file_that_cannot_be_written_is_named_at_once(server: RealServer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with SchedulerProcess(server.url, memory_file=str(tmp_path / "file" / "log.json"), **OPTIONS) as scheduler:
+        assert scheduler.wait() == 3
+        assert "--memory-file" in scheduler.stderr
