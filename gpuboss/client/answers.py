@@ -42,7 +42,7 @@ def _is_ours(desk: Desk, kind: str, reply: Reply) -> bool:
     if reply.session is not None:
         return reply.session in desk.sessions
     # A refusal names no session where the log knows no lease to take it from; then the lease_id has to do.
-    return kind == "EventRejected" and reply.lease_id in desk.held
+    return kind == "EventRejected" and (reply.lease_id in desk.held or reply.lease_id in desk.leaving)
 
 
 def _granted(desk: Desk, reply: Reply, now_s: float) -> None:
@@ -53,6 +53,8 @@ def _granted(desk: Desk, reply: Reply, now_s: float) -> None:
     if held is not None and held.lease.fence == reply.fence:
         _note_end(desk, held, reply, now_s)
     elif lease_id in desk.waiting:
+        if desk.trust.is_over(now_s):
+            return  # it may be lost again by now; it is asked for once more when a beat was taken
         waiting = desk.waiting.pop(lease_id)
         held = Held(waiting.request, granted(reply), reply.granted_at_ms, reply.now_ms)
         desk.hold(held)
@@ -84,8 +86,17 @@ def _ended(desk: Desk, reply: Reply, now_s: float) -> None:
 def _over(desk: Desk, reply: Reply) -> None:
     desk.leaving.pop(reply.lease_id, None)
     desk.unwanted.pop(reply.lease_id, None)
-    if reply.reason == "session_lost" and reply.session == desk.session:
-        desk.renew_session()  # what was lost stays lost: the old name would be denied for ever
+    if reply.reason == "session_lost" and reply.session is not None:
+        _lose_session(desk, reply.session)
+
+
+def _lose_session(desk: Desk, session: str) -> None:
+    """What was lost stays lost: the old name would be denied for ever, and no beat keeps what was held under it."""
+    desk.lost_sessions.add(session)
+    if session == desk.session:
+        desk.renew_session()
+    for lease_id in [lease_id for lease_id, held in desk.held.items() if held.request.session == session]:
+        desk.lose(lease_id, "session_lost")
 
 
 def _extended(desk: Desk, reply: Reply, now_s: float) -> None:
@@ -123,6 +134,8 @@ def _rejected(desk: Desk, reply: Reply, now_s: float) -> None:
         _answer_renewal(held, reply, refused)
     elif lease_id in desk.waiting and reply.reason not in _NOT_OF_REQUESTS:
         desk.waiting.pop(lease_id).tell(refused)
+    elif reply.reason in _DISOWNED:
+        desk.leaving.pop(lease_id, None)  # a release of what a new log does not know: no other end will be told
 
 
 def _answer_renewal(held: Held, reply: Reply, refused: LeaseDenied | None) -> None:

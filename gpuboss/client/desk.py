@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from gpuboss.client.leadership import Trust
 from gpuboss.client.lease import Lease
 from gpuboss.errors import GPUBossError, LeaseLost
-from gpuboss.events import LeaseReasserted, LeaseRequested
+from gpuboss.events import LeaseReasserted, LeaseReleased, LeaseRequested
 
 LEAVING_MAX = 10_000  # as many as a reply stream holds entries: an older one's end cannot come any more
 
@@ -60,6 +61,8 @@ class Desk:
         self.service = service
         self.session = mint()
         self.sessions = {self.session}  # all that were ours: an answer to an older one still is
+        self.lost_sessions: set[str] = set()  # of these, those of which we were told so
+        self.trust = Trust()  # in what is held
         self.waiting: dict[str, Waiting] = {}
         self.held: dict[str, Held] = {}
         self.leaving: dict[str, None] = {}
@@ -99,6 +102,13 @@ class Desk:
             tell(LeaseLost(lease_id, reason))
         held.lease.lose(reason)
 
+    def lose_all(self, reason: str) -> list[str]:
+        """All leases are over, whatever others think of them; returns the ids, which are to be taken back."""
+        lease_ids = list(self.held)
+        for lease_id in lease_ids:
+            self.lose(lease_id, reason)
+        return lease_ids
+
     def set_end(self, held: Held, ends_at_s: float | None) -> None:
         """Note when, on our own clock, a lease ends by itself."""
         held.ends_at_s = ends_at_s
@@ -129,6 +139,15 @@ class Desk:
         return [lease_id for lease_id, _ in failed]
 
 
+def sessions_in_use(desk: Desk) -> list[str]:
+    """The session under which requests are made now, first, and older ones of which something is still open."""
+    in_use = dict.fromkeys([desk.session])
+    for request in [*(each.request for each in desk.waiting.values()), *(each.request for each in desk.held.values())]:
+        if request.session is not None and request.session not in desk.lost_sessions:
+            in_use[request.session] = None
+    return list(in_use)
+
+
 def repetitions(desk: Desk) -> Iterator[LeaseRequested]:
     """All open requests once more, the answered ones too: whatever was decided meanwhile is told again."""
     for waiting in desk.waiting.values():
@@ -137,11 +156,14 @@ def repetitions(desk: Desk) -> Iterator[LeaseRequested]:
         yield held.request
 
 
-def reassertions(desk: Desk) -> Iterator[LeaseRequested | LeaseReasserted]:
+def reassertions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested | LeaseReasserted]:
     """What is open, told to a log that knows nothing of it: requests once more, leases as they were granted.
 
-    A held lease is not requested again: that could grant it a second time, on another device.
+    A held lease is not requested again: that could grant it a second time, on another device. Releases come first: the
+    log may have lost them and kept the leases, whose room is then taken.
     """
+    for lease_id in desk.leaving:
+        yield LeaseReleased(lease_id, desk.service)
     for waiting in desk.waiting.values():
         yield waiting.request
     for held in desk.held.values():
@@ -160,4 +182,6 @@ def reassertions(desk: Desk) -> Iterator[LeaseRequested | LeaseReasserted]:
             expires_at_ms=lease.expires_at_ms,
             fence=lease.fence,
             session=held.request.session,
+            exclusive=held.request.exclusive,
+            instance=held.request.instance,
         )

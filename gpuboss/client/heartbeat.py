@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import anyio
 
-from gpuboss.client.desk import Desk
+from gpuboss.client.desk import Desk, sessions_in_use
 from gpuboss.client.leadership import HANDOVER_S, Leadership
 from gpuboss.client.link import Link, LinkLost, Look, Refused
 from gpuboss.client.pace import Alarm, Backoff
@@ -18,10 +18,11 @@ OUTAGE_S = 10.0  # how long those who wait bear with a Redis that does not answe
 
 
 class Heartbeat:
-    """One session's sign of life.
+    """A sign of life for each session of which something is open.
 
     `on_outage` is called with the error for all who wait, `on_leader` with the incarnation of the log after each
-    beat that saw a leader.
+    beat that saw a leader. `on_taken` is called after each beat that was taken, and before that `on_silence`, if there
+    was none for so long that nothing that was held may be relied on.
     """
 
     def __init__(
@@ -30,25 +31,25 @@ class Heartbeat:
         desk: Desk,
         connect_timeout_s: float,
         *,
-        on_outage: Callable[[SchedulerUnavailable], None],
+        on_outage: Callable[[SchedulerUnavailable], object],
         on_leader: Callable[[str], None],
+        on_silence: Callable[[], None],
+        on_taken: Callable[[], None],
     ) -> None:
         self._link = link
         self._desk = desk
         self._connect_timeout_s = connect_timeout_s
         self._on_outage = on_outage
         self._on_leader = on_leader
+        self._on_silence = on_silence
+        self._on_taken = on_taken
+        self.sessions: frozenset[str] = frozenset()  # that Redis knows of
         self._alarm = Alarm()
         self._leadership = Leadership()
-        self._beaten = ""  # the session of the last beat
         self._failure: LinkLost | Refused | None = None
         self._failing_since_s = 0.0
         self._next_look = anyio.Event()
         self._is_over = False
-
-    def last_look(self) -> Look | None:
-        """What the last beat saw; its `at_s` is when the session was last prolonged from here."""
-        return self._leadership.look
 
     def ring(self) -> None:
         """Something may be different: look now."""
@@ -103,7 +104,7 @@ class Heartbeat:
 
     def follow(self) -> None:
         """Beat for the new session at once, if the old one was lost."""
-        if self._beaten != self._desk.session:
+        if self._desk.session not in self.sessions:
             self.ring()
 
     def _trouble(self) -> SchedulerUnavailable:
@@ -113,25 +114,35 @@ class Heartbeat:
         return _leaderless(self._link.where, look)
 
     async def _beat(self) -> bool:
-        session = self._desk.session
+        desk, sessions = self._desk, sessions_in_use(self._desk)
         try:
-            look = await self._link.beat(session_member(self._desk.service, session))
-            if look.added and session == self._beaten and self._desk.is_empty:
+            looks = [await self._link.beat(session_member(desk.service, session)) for session in sessions]
+            look = looks[0]  # the first that was sent
+            self._taken(look)
+            if look.added and sessions[0] in self.sessions and desk.is_empty:
                 # Silent for too long, it was dropped. While it has leases or requests, they will say if it is lost.
-                self._desk.renew_session()
-            for lost in {session, self._beaten} - {self._desk.session, ""}:
-                await self._link.forget(session_member(self._desk.service, lost))
-                self.ring()
+                desk.renew_session()
+            known, in_use = self.sessions.union(sessions), sessions_in_use(desk)
+            for session in known.difference(in_use):
+                await self._link.forget(session_member(desk.service, session))
+            self.sessions = known.intersection(in_use)
+            self.follow()
         except (LinkLost, Refused) as error:
             if self._failure is None:
                 self._failing_since_s = time.monotonic()
             self._failure = error
             return False
-        self._beaten, self._failure = session, None
+        self._failure = None
         self._leadership.note(look)
         looked, self._next_look = self._next_look, anyio.Event()
         looked.set()
         return True
+
+    def _taken(self, look: Look) -> None:
+        if not self._desk.trust.prolong(look, time.monotonic()):
+            self._on_silence()  # nobody has looked since; this beat must not hide that there was a gap
+            self._desk.trust.begin(look)
+        self._on_taken()
 
     def _tell(self, now_s: float) -> None:
         if self._failure is not None:

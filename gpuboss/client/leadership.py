@@ -1,14 +1,19 @@
-"""Whether a scheduler leads, going by what beats saw: rules and no I/O."""
+"""Whether a scheduler leads and how long leases may be relied on, going by what beats saw: rules and no I/O."""
 
 from __future__ import annotations
+
+import math
+import threading
 
 from gpuboss.client.link import Look
 
 SILENCE_MS = 5_000  # this long after the moment until which it said it would be alive, a leader leads no more
 HANDOVER_S = 2.0  # how long after a leader resigned a standby may take to follow
 HANDOVER_LOOK_S = 0.1
-BEATS_PER_TTL = 3  # two may get lost, and the session still lives
+BEATS_PER_TTL = 3  # where one gets lost, there is time for a second try before trust is over
 AGAIN_S = 0.05
+TRUSTED = 2 / 3  # of a session TTL: the rest is for those who stop, and for clocks that do not run alike
+assert 1 / BEATS_PER_TTL < TRUSTED < 1, "a beat comes in time, and trust is over before the session can be dead"
 
 
 class Leadership:
@@ -53,6 +58,42 @@ class Leadership:
 
     def _ttl_s(self) -> float:
         return 0.0 if self.look is None else self.look.session_ttl_ms / 1000
+
+
+class Trust:
+    """Until when a client may rely on what it holds: for two thirds of a session TTL after the last beat that it knows
+    was taken, counted from when that was sent.
+
+    Redis counts a session as dead one TTL after a beat came in, at the earliest. So whoever stops by then has stopped
+    before anybody else can be granted what it held. Once trust is over no beat brings it back, for between the two the
+    session may have been lost: only `begin` does, after everything was given up. Threads may share it.
+    """
+
+    def __init__(self) -> None:
+        self.look: Look | None = None  # of the last beat that counts; before the first there is nothing to rely on
+        self._turn = threading.Lock()
+
+    def until_s(self) -> float:
+        """When trust is over, unless another beat is taken."""
+        return math.inf if self.look is None else self.look.at_s + TRUSTED * self.look.session_ttl_ms / 1000
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether everything that is held is to be given up."""
+        return now_s >= self.until_s()
+
+    def prolong(self, look: Look, now_s: float) -> bool:
+        """A beat was answered by now; False if that was too late to count."""
+        with self._turn:
+            if self.is_over(now_s):
+                return False
+            if self.look is None or look.at_s > self.look.at_s:
+                self.look = look
+            return True
+
+    def begin(self, look: Look) -> None:
+        """Nothing is held any more that was before this beat."""
+        with self._turn:
+            self.look = look
 
 
 def _silent_in_s(look: Look, now_s: float) -> float:

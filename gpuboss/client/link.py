@@ -146,15 +146,7 @@ class Link:
             if not isinstance(refused.__cause__, exceptions.NoScriptError):
                 raise
             answer = await _asked(self._commands, "EVAL", BEAT, *arguments)
-        server_ms, added, ttl_ms, alive_until_ms, incarnation = answer
-        return Look(
-            at_s,
-            server_ms,
-            added == 1,
-            _number(ttl_ms) or DEFAULT_SESSION_TTL_MS,
-            _number(alive_until_ms),
-            incarnation.decode("utf-8", "replace"),
-        )
+        return look_of(at_s, answer)
 
     async def forget(self, member: str) -> None:
         """Take the session out: it ended by itself, nobody needs to miss it."""
@@ -164,6 +156,19 @@ class Link:
         """Close the connections."""
         await self._commands.close()
         await self._reading.close()
+
+
+def look_of(at_s: float, answer: Sequence[Any]) -> Look:
+    """What `BEAT` answered to a beat that was sent at `at_s`."""
+    server_ms, added, ttl_ms, alive_until_ms, incarnation = answer
+    return Look(
+        at_s,
+        server_ms,
+        added == 1,
+        _number(ttl_ms) or DEFAULT_SESSION_TTL_MS,
+        _number(alive_until_ms),
+        incarnation.decode("utf-8", "replace"),
+    )
 
 
 def encoded(event: msgspec.Struct) -> bytes:

@@ -43,16 +43,22 @@ class Session:
         self.desk = Desk(service, mint)
         self.over: GPUBossError | None = None  # why nothing can be asked here any more
         self._link = Link(url, keys, reply_address(service, instance), connect_timeout_s)
+        self._clock = Alarm()
         self.heartbeat = Heartbeat(
-            self._link, self.desk, connect_timeout_s, on_outage=self._on_outage, on_leader=self._on_leader
+            self._link,
+            self.desk,
+            connect_timeout_s,
+            on_outage=lambda error: self.take_back(self.desk.fail_waiting(error)),
+            on_leader=self._on_leader,
+            on_silence=self._stop_trusting,
+            on_taken=self._clock.ring,
         )
         self.outbox = Outbox(self._link, on_lost=self.heartbeat.ring)
         self._mailbox = Mailbox(
             self._link, self.desk, on_read=self._on_read, on_gap=self._on_gap, on_lost=self.heartbeat.ring
         )
         self._goodbye = partial(say_goodbye, url, keys, self.desk, self.outbox)
-        self._pulse = Pulse(url, keys, self.desk, self.heartbeat.last_look)
-        self._expiry = Alarm()
+        self._pulse = Pulse(url, keys, self.desk, lambda: self.heartbeat.sessions)
         self._incarnation = ""
         self._missed_answers = False
         self._closing = asyncio.Event()
@@ -101,7 +107,8 @@ class Session:
                 await self._closing.wait()
                 with anyio.move_on_after(CLOSE_S), suppress(LinkLost, Refused):
                     await self.outbox.drained()
-                    await self._link.forget(session_member(self.desk.service, self.desk.session))
+                    for session in self.heartbeat.sessions | {self.desk.session}:
+                        await self._link.forget(session_member(self.desk.service, session))
                 tasks.cancel_scope.cancel()
             if unsaid := self.outbox.pending():
                 _log.warning("closed with %d events undelivered: the session TTL frees what is left", len(unsaid))
@@ -115,25 +122,36 @@ class Session:
     def _end(self, why: GPUBossError) -> None:
         self.over = why
         self.heartbeat.end()
-        lease_ids = self.desk.fail_waiting(why)
-        for lease_id in list(self.desk.held):
-            self.desk.lose(lease_id, "closed")
-            lease_ids.append(lease_id)
-        self.take_back(lease_ids)
+        self.take_back(self.desk.fail_waiting(why) + self.desk.lose_all("closed"))
 
     async def _keep_time(self) -> None:
         """End leases by our own clock: the scheduler's word may not reach us."""
+        trust = self.desk.trust
         while True:
             now_s = time.monotonic()
+            if trust.is_over(now_s):
+                self._stop_trusting()
             self.desk.expire(now_s)
-            next_s = self.desk.next_expiry_s()
-            await self._expiry.sleep(None if next_s is None else next_s - now_s)
+            due_s = [at_s for at_s in (trust.until_s(), self.desk.next_expiry_s()) if at_s is not None]
+            pause_s = min((at_s - now_s for at_s in due_s if at_s > now_s), default=None)
+            await self._clock.sleep(pause_s)
+
+    def _stop_trusting(self) -> None:
+        """The session may be dead before we hear of it: give up what it holds, before it can be granted to others.
+
+        Who waits goes on waiting under it. New requests go under a new one, which nobody can have lost.
+        """
+        if self.desk.session in self.heartbeat.sessions:
+            self.desk.renew_session()
+        self._missed_answers = True  # grants are passed over until a beat is taken
+        self.take_back(self.desk.lose_all("session_lost"))
+        self.heartbeat.follow()
 
     def _on_read(self, unwanted: list[str]) -> None:
         self.take_back(unwanted)
         self.heartbeat.follow()
         if self.desk.next_expiry_s() is not None:
-            self._expiry.ring()
+            self._clock.ring()
 
     def _on_gap(self) -> None:
         self._missed_answers = True
@@ -148,6 +166,3 @@ class Session:
             for request in repetitions(self.desk):
                 self.outbox.post(request)
         self._incarnation, self._missed_answers = incarnation, False
-
-    def _on_outage(self, error: SchedulerUnavailable) -> None:
-        self.take_back(self.desk.fail_waiting(error))

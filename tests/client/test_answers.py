@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from gpuboss.client.answers import settle, take
-from gpuboss.client.desk import Desk, Waiting, reassertions, repetitions
+from gpuboss.client.desk import Desk, Waiting, reassertions, repetitions, sessions_in_use
 from gpuboss.client.lease import Lease
-from gpuboss.client.link import encoded
+from gpuboss.client.link import Look, encoded
 from gpuboss.client.replies import Reply, read_reply
 from gpuboss.core.door import read_event
 from gpuboss.errors import GPUBossError, LeaseDenied, LeaseImpossible, LeaseLost, LeaseTimeout
-from gpuboss.events import LeaseReasserted, LeaseRequested
+from gpuboss.events import LeaseReasserted, LeaseReleased, LeaseRequested
 
 NOW_S = 100.0
 
@@ -27,8 +27,8 @@ class Clerk:
         self.desk = Desk("painter", lambda: f"session-{next(numbers)}")
         self.told: dict[str, list[Lease | GPUBossError]] = {}
 
-    def ask(self, lease_id: str) -> None:
-        request = LeaseRequested(lease_id, "painter", 8192, session=self.desk.session)
+    def ask(self, lease_id: str, **fields: Any) -> None:
+        request = LeaseRequested(lease_id, "painter", 8192, session=self.desk.session, **fields)
         self.told[lease_id] = []
         self.desk.waiting[lease_id] = Waiting(request, self.told[lease_id].append)
 
@@ -197,6 +197,39 @@ def test_a_lost_session_is_followed_by_a_new_one_and_its_answers_still_count(cle
     assert clerk.desk.session == "session-2"
 
 
+def test_with_a_session_of_which_one_end_is_told_everything_under_it_is_lost(clerk: Clerk) -> None:
+    one, two = clerk.hold("lease-01"), clerk.hold("lease-02")
+    clerk.hear("LeaseEnded", lease_id="lease-01", reason="session_lost")
+    later = clerk.hold("lease-03")
+    assert (one.lost_reason, two.lost_reason, later.lost_reason) == ("session_lost", "session_lost", None)
+    assert list(clerk.desk.held) == ["lease-03"]
+
+
+def test_sessions_are_in_use_while_something_is_open_under_them_and_they_are_not_known_to_be_lost(clerk: Clerk) -> None:
+    assert sessions_in_use(clerk.desk) == ["session-1"]
+    clerk.hold("lease-01")
+    clerk.desk.renew_session()
+    clerk.ask("lease-02")
+    clerk.desk.renew_session()
+    assert sessions_in_use(clerk.desk) == ["session-3", "session-2", "session-1"]
+    clerk.desk.leave("lease-01")
+    assert sessions_in_use(clerk.desk) == ["session-3", "session-2"]
+    clerk.hear("LeaseDenied", lease_id="of-before", reason="session_lost", session="session-2")
+    assert sessions_in_use(clerk.desk) == ["session-3"]
+
+
+def test_a_grant_that_is_read_when_trust_is_over_is_passed_over(clerk: Clerk) -> None:
+    clerk.desk.trust.begin(Look(NOW_S - 10, 0, False, 14_000, 0, "first"))
+    clerk.ask("lease-01")
+    clerk.grant("lease-01")
+    assert clerk.told["lease-01"] == []
+    assert list(clerk.desk.waiting) == ["lease-01"]
+    assert settle(clerk.desk) == []
+    clerk.desk.trust.begin(Look(NOW_S - 9, 0, False, 14_000, 0, "first"))
+    clerk.grant("lease-01")
+    assert list(clerk.desk.held) == ["lease-01"]
+
+
 # ---------------------------------------------------------------- the end of a lease
 
 
@@ -302,6 +335,43 @@ def test_to_a_new_log_leases_are_asserted_and_not_requested_again(clerk: Clerk) 
         fence=7,
         session="session-1",
     )
+
+
+def test_an_assertion_says_who_else_may_be_there_and_where_it_is_answered(clerk: Clerk) -> None:
+    clerk.ask("lease-01", exclusive=True, instance="replica-1")
+    clerk.grant("lease-01", vram_mib=8192)
+    [said] = reassertions(clerk.desk)
+    assert isinstance(said, LeaseReasserted)
+    assert (said.exclusive, said.instance) == (True, "replica-1")
+    assert read_event([b"type", b"LeaseReasserted", b"data", encoded(said)]) == said
+
+
+def test_to_a_new_log_releases_whose_end_was_not_told_are_said_first(clerk: Clerk) -> None:
+    clerk.hold("lease-01", vram_mib=8192)
+    clerk.ask("lease-02")
+    for lease_id in ("lease-03", "lease-04"):
+        clerk.hold(lease_id)
+        clerk.desk.leave(lease_id)
+    clerk.hear("LeaseEnded", lease_id="lease-04", reason="released")
+    released, *others = reassertions(clerk.desk)
+    assert released == LeaseReleased("lease-03", "painter")
+    assert {other.lease_id for other in others} == {"lease-01", "lease-02"}
+
+
+def test_a_release_of_what_a_new_log_does_not_know_is_over(clerk: Clerk) -> None:
+    clerk.hold("lease-01")
+    clerk.desk.leave("lease-01")
+    clerk.hear("EventRejected", lease_id="lease-01", cause="1-1", reason="unknown_lease", session=None)
+    assert clerk.desk.is_empty
+
+
+def test_a_lease_whose_assertion_is_answered_with_its_grant_goes_on(clerk: Clerk) -> None:
+    lease = clerk.hold("lease-01", expires_at_ms=60_000, now_ms=50_000)
+    list(reassertions(clerk.desk))
+    clerk.grant("lease-01", expires_at_ms=60_000, now_ms=52_000)
+    assert not lease.is_lost
+    assert clerk.desk.next_expiry_s() == NOW_S + 8
+    assert settle(clerk.desk) == []
 
 
 @pytest.mark.parametrize("expires_at_ms", [None, 60_000])

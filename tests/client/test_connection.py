@@ -200,12 +200,12 @@ async def test_old_grants_read_again_release_nothing(
 async def test_a_new_incarnation_is_told_what_is_held_and_asked_again_for_the_rest(
     server: RealServer, hand: HandScheduler
 ) -> None:
-    hand.lead(session_ttl_ms=150)
+    hand.lead(session_ttl_ms=600)
     async with GPUBoss(server.url, "painter") as boss:
         lease = await hold(boss, hand)
         waiting = asyncio.create_task(boss.acquire(vram_gb=4))
         request = await hand.hear("LeaseRequested")
-        hand.lead(session_ttl_ms=150, incarnation="second")
+        hand.lead(session_ttl_ms=600, incarnation="second")
         asserted = await hand.hear("LeaseReasserted")
         assert (asserted["lease_id"], asserted["device"], asserted["fence"]) == (lease.lease_id, "cuda:0", 1)
         again = await hand.hear("LeaseRequested")
@@ -213,6 +213,24 @@ async def test_a_new_incarnation_is_told_what_is_held_and_asked_again_for_the_re
         hand.grant(again)
         await waiting
         assert lease.lease_id not in {event["lease_id"] for event in hand.log("LeaseRequested")[2:]}
+
+
+async def test_to_a_new_incarnation_releases_come_first_and_a_lease_that_is_granted_again_goes_on(
+    server: RealServer, hand: HandScheduler
+) -> None:
+    hand.lead(session_ttl_ms=600)
+    async with GPUBoss(server.url, "painter") as boss:
+        lease, left = await hold(boss, hand), await hold(boss, hand)
+        await boss.release(left)
+        hand.lead(session_ttl_ms=600, incarnation="second")
+        asserted = await hand.hear("LeaseReasserted")
+        hand.grant(asserted, expires_at_ms=None)
+        later = await hold(boss, hand)  # whose grant is read after that
+        assert not lease.is_lost
+        assert not later.is_lost
+    told = [(event["type"], event["lease_id"]) for event in hand.log()]
+    second = told.index(("LeaseReleased", left.lease_id)) + 1
+    assert told[second : second + 2] == [("LeaseReleased", left.lease_id), ("LeaseReasserted", lease.lease_id)]
 
 
 async def test_a_lease_that_the_new_log_does_not_take_over_is_lost(boss: GPUBoss, hand: HandScheduler) -> None:

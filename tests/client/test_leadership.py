@@ -1,8 +1,8 @@
-"""When somebody leads, when nobody does, and when to look again: rules about what a beat saw."""
+"""When somebody leads, when nobody does, when to look again, how long to trust: rules about what a beat saw."""
 
 import pytest
 
-from gpuboss.client.leadership import AGAIN_S, HANDOVER_LOOK_S, HANDOVER_S, Leadership
+from gpuboss.client.leadership import AGAIN_S, HANDOVER_LOOK_S, HANDOVER_S, Leadership, Trust
 from gpuboss.client.link import Look
 
 AT_S = 1000.0
@@ -74,3 +74,45 @@ def test_three_beats_go_into_a_session_ttl() -> None:
 
 def test_the_next_look_comes_when_the_leader_would_have_to_be_missed() -> None:
     assert leadership_after(saw(-3000)).pause_s(AT_S + 1) == pytest.approx(1.0 + AGAIN_S)
+
+
+# ---------------------------------------------------------------- trust
+
+
+def trusting(*looks: Look) -> Trust:
+    trust = Trust()
+    for look in looks:
+        assert trust.prolong(look, look.at_s)
+    return trust
+
+
+def test_leases_are_trusted_for_two_thirds_of_a_session_ttl_after_a_beat_was_sent() -> None:
+    trust = trusting(saw(1000))
+    assert trust.until_s() == pytest.approx(AT_S + 10)
+    assert not trust.is_over(AT_S + 9.9)
+    assert trust.is_over(AT_S + 10.1)
+
+
+def test_before_the_first_beat_there_is_nothing_to_distrust() -> None:
+    assert not Trust().is_over(AT_S)
+
+
+def test_a_later_beat_prolongs_trust_by_its_own_ttl() -> None:
+    assert trusting(saw(1000), saw(1000, AT_S + 5)).until_s() == pytest.approx(AT_S + 15)
+    shorter = saw(1000, AT_S + 5)._replace(session_ttl_ms=1500)
+    assert trusting(saw(1000), shorter).until_s() == pytest.approx(AT_S + 6)
+
+
+def test_of_two_beats_the_one_that_was_sent_later_counts_whichever_is_answered_first() -> None:
+    trust = trusting(saw(1000, AT_S + 2))
+    assert trust.prolong(saw(1000), AT_S + 3)
+    assert trust.until_s() == pytest.approx(AT_S + 12)
+
+
+def test_a_beat_that_is_answered_when_trust_is_over_does_not_bring_it_back() -> None:
+    trust = trusting(saw(1000))
+    assert not trust.prolong(saw(1000, AT_S + 9), AT_S + 10.1)
+    assert trust.is_over(AT_S + 10.1)
+    trust.begin(saw(1000, AT_S + 11))
+    assert not trust.is_over(AT_S + 11)
+    assert trust.prolong(saw(1000, AT_S + 15), AT_S + 15)

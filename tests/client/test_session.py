@@ -77,7 +77,7 @@ async def test_a_session_that_was_dropped_while_nothing_hung_on_it_is_followed_b
 
 
 async def test_a_session_with_a_lease_goes_on_when_the_zset_is_deleted(server: RealServer, hand: HandScheduler) -> None:
-    hand.lead(session_ttl_ms=150)
+    hand.lead(session_ttl_ms=600)
     async with GPUBoss(server.url, "painter") as boss:
         acquiring = asyncio.create_task(boss.acquire(vram_gb=8))
         hand.grant(await hand.hear("LeaseRequested"))
@@ -173,7 +173,7 @@ async def test_those_who_wait_are_told_as_soon_as_the_leaders_time_is_up(
 
 
 async def test_those_who_hold_go_on_when_nobody_leads(server: RealServer, hand: HandScheduler) -> None:
-    hand.lead(session_ttl_ms=150)
+    hand.lead(session_ttl_ms=600)
     async with GPUBoss(server.url, "painter") as boss:
         holding = asyncio.create_task(boss.acquire(vram_gb=8))
         hand.grant(await hand.hear("LeaseRequested"))
@@ -184,7 +184,7 @@ async def test_those_who_hold_go_on_when_nobody_leads(server: RealServer, hand: 
 
 
 async def test_a_handover_is_no_outage(server: RealServer, hand: HandScheduler) -> None:
-    hand.lead(session_ttl_ms=150)
+    hand.lead(session_ttl_ms=600)
     async with GPUBoss(server.url, "painter") as boss:
         waiting = asyncio.create_task(boss.acquire(vram_gb=8))
         request = await hand.hear("LeaseRequested")
@@ -193,7 +193,7 @@ async def test_a_handover_is_no_outage(server: RealServer, hand: HandScheduler) 
         await until("the resignation to be seen", lambda: not leadership.is_there(time.monotonic()))
         asking = asyncio.create_task(boss.acquire(vram_gb=8))
         await anyio.lowlevel.checkpoint()
-        hand.lead(session_ttl_ms=150)
+        hand.lead(session_ttl_ms=600)
         hand.grant(request)
         hand.grant(await hand.hear("LeaseRequested"))
         await waiting
