@@ -274,6 +274,7 @@ def test_an_embedded_server_without_its_data_is_noticed(tmp_path: Path) -> None:
     with SchedulerProcess(None, **options) as scheduler:
         scheduler.wait_leading()
         scheduler.wait_for("entries of the log are gone")
+        scheduler.terminate()
 
 
 def test_a_memory_file_that_cannot_be_written_is_named_at_once(server: RealServer, tmp_path: Path) -> None:
