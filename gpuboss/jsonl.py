@@ -8,17 +8,16 @@ base64. Where there is a `raw` it alone counts; `type` and `data` are then for p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from gpuboss.core.verification import is_id
 from gpuboss.errors import GPUBossError
 from gpuboss.log import Entry
 from gpuboss.terminal import escaped, escaped_json, is_safe
 
 EXPECTED = '{"id":"1700000000000-0","type":"LeaseReleased","data":{...}}'
-STREAM_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _NUMBER_MAX = 2**64 - 1  # of each half of a stream id
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -72,7 +71,7 @@ def read_jsonl(lines: Iterable[bytes], name: str) -> Iterator[Entry]:
 
 def _read(line: bytes) -> Entry:
     read = _DECODER.decode(line)
-    if not STREAM_ID.fullmatch(read.id) or any(int(half) > _NUMBER_MAX for half in read.id.split("-")):
+    if not is_id(read.id) or any(int(half) > _NUMBER_MAX for half in read.id.split("-")):
         raise ValueError(f"id is {escaped(read.id[:80])!r}, which is no stream id")
     if read.raw is not None:
         return Entry(read.id, read.raw)

@@ -10,8 +10,7 @@ import msgspec
 from gpuboss.core.door import is_decision, is_stamped, read_data, read_stamp, read_type
 from gpuboss.core.machine import follows
 from gpuboss.core.state import State
-from gpuboss.core.verification import parse_id
-from gpuboss.jsonl import STREAM_ID
+from gpuboss.core.verification import is_id, parse_id
 from gpuboss.log import Entry
 
 
@@ -59,7 +58,7 @@ def last_cause(entries: Iterator[Entry]) -> str:
         if type_name is not None and is_decision(type_name):
             cause = _decoded(read_data(entry.fields)).get("cause")
             # A decision comes after what it decides; one that does not was not made by a scheduler.
-            if isinstance(cause, str) and STREAM_ID.fullmatch(cause) and last < parse_id(cause) < last_id:
+            if isinstance(cause, str) and is_id(cause) and last < parse_id(cause) < last_id:
                 last = parse_id(cause)
     return f"{last[0]}-{last[1]}"
 

@@ -247,6 +247,11 @@ def _is_later(entry_id: str, last_id: str) -> bool:
     return parse_id(entry_id) > parse_id(last_id)
 
 
+def is_id(text: str) -> bool:
+    """Whether a text is a stream id in full."""
+    return _ID.fullmatch(text) is not None
+
+
 def parse_id(entry_id: str) -> tuple[int, int]:
     """A stream id as a pair of numbers, which compare as Redis compares them."""
     ms, _, number = entry_id.partition("-")
@@ -255,7 +260,7 @@ def parse_id(entry_id: str) -> tuple[int, int]:
 
 def _parse_or_zero(text: str) -> tuple[int, int]:
     """The same for a text that need not be one."""
-    return parse_id(text) if _ID.fullmatch(text) else (0, 0)
+    return parse_id(text) if is_id(text) else (0, 0)
 
 
 def _agree(recorded: Decision, derived: Decision) -> bool:

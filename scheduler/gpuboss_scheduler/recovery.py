@@ -6,22 +6,18 @@ lead: it could promise what is promised already.
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from gpuboss.core.addresses import session_member
 from gpuboss.core.door import is_decision, is_stamped, read_data, read_event, read_stamp, read_type
 from gpuboss.core.machine import follows
 from gpuboss.core.state import State
-from gpuboss.core.verification import Verifier, parse_id
+from gpuboss.core.verification import Verifier, is_id, parse_id
 from gpuboss.events import Decision, EventRejected, LeaseRequested, Stamp
 from gpuboss.log import Entry, LogDamaged, LogReader
 from gpuboss_scheduler.talk import say
 
 FIELDS_MOVED = 1_000  # of an entry; what has more is no event wherever it stands
-
-_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 class Recovered(msgspec.Struct):
@@ -168,7 +164,7 @@ def _last_cause(log: LogReader, state: State) -> str:
 def _cause(entry: Entry) -> str:
     """What a decision says that it follows from; the beginning of the log if it does not say so."""
     decision = read_event(entry.fields)
-    if isinstance(decision, Decision) and _ID.fullmatch(decision.cause):
+    if isinstance(decision, Decision) and is_id(decision.cause):
         return decision.cause
     return "0-0"
 

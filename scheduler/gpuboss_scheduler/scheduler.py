@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from gpuboss.connection import connect
 from gpuboss.core.ledger import device_key
 from gpuboss.core.machine import entry_ms
 from gpuboss.core.state import State
+from gpuboss.core.verification import is_id
 from gpuboss.events import DeviceLost, DeviceObserved, Event, PolicySet
 from gpuboss.keys import Keys
 from gpuboss.log import LogReader
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     import redis
 
 RETRY_S = 0.5
-
-_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 class Scheduler:
@@ -202,7 +200,7 @@ class Scheduler:
 
 def _known(seen: Seen) -> Known | None:
     """What a standby sees of the log; None where the hash, which anybody can write, does not say it."""
-    if not (_ID.fullmatch(seen.cursor) and seen.epoch.isdecimal() and seen.incarnation):
+    if not (is_id(seen.cursor) and seen.epoch.isdecimal() and seen.incarnation):
         return None
     return Known(seen.incarnation, int(seen.epoch), seen.cursor, int(seen.fence) if seen.fence.isdecimal() else 0)
 

@@ -7,6 +7,7 @@ import pytest
 
 from gpuboss.client.link import Link, Outcome, Trouble
 from tests.client.by_hand import HandScheduler
+from tests.client.clerk import Clerk
 from tests.client.platforms import Platform, running
 from tests.real.servers import RealServer
 
@@ -46,3 +47,11 @@ def platform(module_platform: Platform) -> Iterator[Platform]:
     """A real scheduler with two cards of 24 GB, of which a test must leave nothing leased."""
     yield module_platform
     module_platform.wait_until_nothing_is_left()
+
+
+@pytest.fixture
+def clerk() -> Iterator[Clerk]:
+    clerk = Clerk()
+    yield clerk
+    ids = [*clerk.desk.waiting, *clerk.desk.held, *clerk.desk.leaving]
+    assert len(ids) == len(set(ids)), "an id in two places"

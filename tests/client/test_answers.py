@@ -1,59 +1,14 @@
 """What answers do to the desk: the whole of a client's judgement, without Redis and without a clock."""
 
-import itertools
-from collections.abc import Iterator
-from typing import Any
-
-import msgspec
 import pytest
 
 from gpuboss.client.answers import settle, take
-from gpuboss.client.desk import Desk, Waiting, reassertions, repetitions, sessions_in_use
+from gpuboss.client.desk import sessions_in_use
 from gpuboss.client.lease import Lease
-from gpuboss.client.link import Look, encoded
-from gpuboss.client.replies import Reply, read_reply
-from gpuboss.core.door import read_event
+from gpuboss.client.link import Look
+from gpuboss.client.replies import read_reply
 from gpuboss.errors import GPUBossError, LeaseDenied, LeaseImpossible, LeaseLost, LeaseTimeout
-from gpuboss.events import LeaseReasserted, LeaseReleased, LeaseRequested
-
-NOW_S = 100.0
-
-
-class Clerk:
-    """A desk, and everything that it told those who wait."""
-
-    def __init__(self) -> None:
-        numbers = itertools.count(1)
-        self.desk = Desk("painter", lambda: f"session-{next(numbers)}")
-        self.told: dict[str, list[Lease | GPUBossError]] = {}
-
-    def ask(self, lease_id: str, **fields: Any) -> None:
-        request = LeaseRequested(lease_id, "painter", 8192, session=self.desk.session, **fields)
-        self.told[lease_id] = []
-        self.desk.waiting[lease_id] = Waiting(request, self.told[lease_id].append)
-
-    def hear(self, kind: str, now_s: float = NOW_S, **fields: object) -> None:
-        reply = msgspec.convert({"session": self.desk.session, **fields}, Reply)
-        take(self.desk, kind, reply, now_s)
-
-    def grant(self, lease_id: str, **fields: object) -> None:
-        granted: dict[str, Any] = {"lease_id": lease_id, "node": "node-a", "device": "cuda:0", "fence": 7}
-        self.hear("LeaseGranted", **granted | fields)
-
-    def hold(self, lease_id: str, **fields: object) -> Lease:
-        self.ask(lease_id)
-        self.grant(lease_id, **fields)
-        [lease] = self.told[lease_id]
-        assert isinstance(lease, Lease)
-        return lease
-
-
-@pytest.fixture
-def clerk() -> Iterator[Clerk]:
-    clerk = Clerk()
-    yield clerk
-    ids = [*clerk.desk.waiting, *clerk.desk.held, *clerk.desk.leaving]
-    assert len(ids) == len(set(ids)), "an id in two places"
+from tests.client.clerk import NOW_S, Clerk
 
 
 def test_a_grant_answers_the_request_with_a_lease(clerk: Clerk) -> None:
@@ -301,103 +256,6 @@ def test_a_renewal_of_a_lease_that_ends_is_told_so(clerk: Clerk) -> None:
     clerk.desk.held["lease-01"].renewals.append(told.append)
     clerk.hear("LeaseEnded", lease_id="lease-01", reason="revoked")
     assert isinstance(told[0], LeaseLost)
-
-
-# ---------------------------------------------------------------- saying it again
-
-
-def test_everything_open_is_repeated_as_it_was_asked(clerk: Clerk) -> None:
-    clerk.hold("lease-01")
-    clerk.ask("lease-02")
-    clerk.hold("lease-03")
-    clerk.desk.leave("lease-03")
-    again = {request.lease_id: request for request in repetitions(clerk.desk)}
-    assert again.keys() == {"lease-01", "lease-02"}
-    assert again["lease-01"] == clerk.desk.held["lease-01"].request
-
-
-def test_to_a_new_log_leases_are_asserted_and_not_requested_again(clerk: Clerk) -> None:
-    clerk.hold("lease-01", granted_at_ms=49_000, expires_at_ms=60_000, now_ms=50_000, vram_mib=8192)
-    clerk.ask("lease-02")
-    said = {event.lease_id: event for event in reassertions(clerk.desk)}
-    assert isinstance(said["lease-02"], LeaseRequested)
-    assert said["lease-01"] == LeaseReasserted(
-        lease_id="lease-01",
-        service="painter",
-        node="node-a",
-        device="cuda:0",
-        devices=["cuda:0"],
-        vram_mib=8192,
-        priority="normal",
-        state="held",
-        granted_at_ms=49_000,
-        expires_at_ms=60_000,
-        fence=7,
-        session="session-1",
-    )
-
-
-def test_an_assertion_says_who_else_may_be_there_and_where_it_is_answered(clerk: Clerk) -> None:
-    clerk.ask("lease-01", exclusive=True, instance="replica-1")
-    clerk.grant("lease-01", vram_mib=8192)
-    [said] = reassertions(clerk.desk)
-    assert isinstance(said, LeaseReasserted)
-    assert (said.exclusive, said.instance) == (True, "replica-1")
-    assert read_event([b"type", b"LeaseReasserted", b"data", encoded(said)]) == said
-
-
-def test_to_a_new_log_releases_whose_end_was_not_told_are_said_first(clerk: Clerk) -> None:
-    clerk.hold("lease-01", vram_mib=8192)
-    clerk.ask("lease-02")
-    for lease_id in ("lease-03", "lease-04"):
-        clerk.hold(lease_id)
-        clerk.desk.leave(lease_id)
-    clerk.hear("LeaseEnded", lease_id="lease-04", reason="released")
-    released, *others = reassertions(clerk.desk)
-    assert released == LeaseReleased("lease-03", "painter")
-    assert {other.lease_id for other in others} == {"lease-01", "lease-02"}
-
-
-def test_a_release_of_what_a_new_log_does_not_know_is_over(clerk: Clerk) -> None:
-    clerk.hold("lease-01")
-    clerk.desk.leave("lease-01")
-    clerk.hear("EventRejected", lease_id="lease-01", cause="1-1", reason="unknown_lease", session=None)
-    assert clerk.desk.is_empty
-
-
-def test_a_lease_whose_assertion_is_answered_with_its_grant_goes_on(clerk: Clerk) -> None:
-    lease = clerk.hold("lease-01", expires_at_ms=60_000, now_ms=50_000)
-    list(reassertions(clerk.desk))
-    clerk.grant("lease-01", expires_at_ms=60_000, now_ms=52_000)
-    assert not lease.is_lost
-    assert clerk.desk.next_expiry_s() == NOW_S + 8
-    assert settle(clerk.desk) == []
-
-
-@pytest.mark.parametrize("expires_at_ms", [None, 60_000])
-def test_the_log_can_read_an_assertion_with_and_without_its_nulls(clerk: Clerk, expires_at_ms: int | None) -> None:
-    clerk.hold("lease-01", granted_at_ms=49_000, expires_at_ms=expires_at_ms, now_ms=50_000, vram_mib=8192)
-    [said] = reassertions(clerk.desk)
-    for data in (encoded(said), msgspec.json.encode(said)):
-        assert read_event([b"type", b"LeaseReasserted", b"data", data]) == said
-
-
-@pytest.mark.parametrize("reason", ["unknown_lease", "not_owner", "invalid", "malformed", "too_large", "unknown_type"])
-def test_a_lease_whose_assertion_is_refused_is_lost(clerk: Clerk, reason: str) -> None:
-    lease = clerk.hold("lease-01")
-    told: list[GPUBossError | None] = []
-    clerk.desk.held["lease-01"].renewals.append(told.append)
-    list(reassertions(clerk.desk))
-    clerk.hear("EventRejected", lease_id="lease-01", cause="1-1", reason=reason)
-    assert (lease.is_lost, lease.lost_reason) == (True, "revoked")
-    assert [type(answer) for answer in told] == [LeaseLost]
-
-
-@pytest.mark.parametrize("reason", ["invalid", "malformed"])
-def test_somebodys_broken_event_about_a_lease_that_was_not_asserted_does_not_end_it(clerk: Clerk, reason: str) -> None:
-    lease = clerk.hold("lease-01")
-    clerk.hear("EventRejected", lease_id="lease-01", cause="1-1", reason=reason, session=None)
-    assert not lease.is_lost
 
 
 # ---------------------------------------------------------------- what is no answer
