@@ -1,34 +1,23 @@
-"""The connection on which the log is read and commits are sent: opened by redis-py, used without it.
-
-A command through redis-py costs 10 to 25 us beside the socket. The loop sends two for each batch, and every
-request waits for both: of a round trip of 200 us that is what one would notice.
-"""
+"""What the loop says to Redis and hears from it: reads of the log, and commits, on one connection."""
 
 from __future__ import annotations
 
-import math
-import select
-import socket
-import ssl
 import time
 from typing import Any, cast
 
 import hiredis
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gpuboss.connection import connect
 from gpuboss_scheduler.commit import Argument, Commit
 from gpuboss_scheduler.failpoints import failpoint
+from gpuboss_scheduler.line import Line
 from gpuboss_scheduler.readback import Raw
 from gpuboss_scheduler.scripts import Script
 
 BLOCK_MS = 1_000
 ANSWER_WITHIN_S = BLOCK_MS / 1000 + 2.0  # the server's own timer is coarse, and on a clock that may jump
 BATCH_MAX = 1_000
-RECEIVE_BYTES = 256 * 1024
-_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Wire:
@@ -36,15 +25,7 @@ class Wire:
 
     def __init__(self, url: str, script: Script) -> None:
         """Connects. The script is loaded at once: a server that forgets it later forgets the connection too."""
-        self._client = connect(url, ANSWER_WITHIN_S)
-        # redis-py knows about addresses, TLS and logins; once that is done the socket is all that is needed.
-        self._connection = cast(Any, self._client.connection_pool.make_connection())
-        self._connection.connect()
-        self._socket: socket.socket = self._connection._sock
-        # A socket with a time-out asks the kernel twice more for each transfer.
-        self._socket.setblocking(False)
-        self._readable = select.poll()
-        self._readable.register(self._socket, select.POLLIN)
+        self._line = Line(url, ANSWER_WITHIN_S)
         self._reader = hiredis.Reader()
         self._answer: Any = False  # False: none yet, as hiredis has it
         self._asked_s: float | None = None
@@ -53,8 +34,7 @@ class Wire:
 
     def close(self) -> None:
         """Close the connection; a read that is under way is given up."""
-        self._connection.disconnect()
-        self._client.close()
+        self._line.close()
 
     def ask(self, stream: str, after: str, *, wait: bool = True) -> None:
         """Ask for the entries behind `after`, unless that was asked already; if there are none, the server waits for
@@ -101,17 +81,7 @@ class Wire:
         return list(self._await())
 
     def _send(self, *commands: tuple[Argument, ...]) -> None:
-        left = memoryview(b"".join([hiredis.pack_command(cast(Any, command)) for command in commands]))
-        until_s = time.monotonic() + ANSWER_WITHIN_S
-        while left:
-            try:
-                left = left[self._socket.send(left) :]
-            except _NOT_YET:
-                left_s = max(0.0, until_s - time.monotonic())
-                if not select.select([], [self._socket], [], left_s)[1]:
-                    raise RedisTimeoutError(f"Redis read nothing for {ANSWER_WITHIN_S} s") from None
-            except OSError as error:
-                raise RedisConnectionError(f"cannot send to Redis: {error}") from error
+        self._line.send(b"".join([hiredis.pack_command(cast(Any, command)) for command in commands]))
 
     def _await(self) -> Any:
         if self._answer is False:
@@ -130,19 +100,10 @@ class Wire:
             self._answer = self._reader.gets()
         if self._answer is not False:
             return True
-        try:
-            # Rounded up: less than a ms would ask the kernel again and again.
-            if not self._readable.poll(math.ceil(max(0.0, timeout_s) * 1000)):
-                return False
-            received = self._socket.recv(RECEIVE_BYTES)
-        except _NOT_YET:
-            return False
-        except OSError as error:
-            raise RedisConnectionError(f"cannot read from Redis: {error}") from error
-        if not received:
-            raise RedisConnectionError("Redis closed the connection")
-        self._reader.feed(received)
-        self._answer = self._reader.gets()
+        received = self._line.receive(timeout_s)
+        if received:
+            self._reader.feed(received)
+            self._answer = self._reader.gets()
         return self._answer is not False
 
 
