@@ -51,17 +51,14 @@ def renew(turn: Turn, event: LeaseRenewed) -> None:
     """A holder wants its lease to end `ttl_ms` after this event."""
     lease = _held(turn, event, "renew")
     if lease is not None:
-        state = turn.state
-        lease.expires_at_ms = state.now_ms + event.ttl_ms
-        lease.expiry_set_ms = state.now_ms
-        state.timers.set(lease.expires_at_ms, TimerKind.LEASE_EXPIRY, event.lease_id)
-        turn.lease_ids.append(event.lease_id)
+        expires_at_ms = turn.state.now_ms + event.ttl_ms
+        _set_end(turn, lease, expires_at_ms)
         extended = LeaseExtended(
             cause=turn.cause,
             session=lease.request.session,
             lease_id=event.lease_id,
             service=event.service,
-            expires_at_ms=lease.expires_at_ms,
+            expires_at_ms=expires_at_ms,
         )
         turn.tell(extended, _address(lease))
 
@@ -93,14 +90,16 @@ def resume(turn: Turn, event: LeaseResumed) -> None:
 
 
 def reassert(turn: Turn, event: LeaseReasserted) -> None:
-    """A holder repeats its lease: nothing new where the log holds it. Where it does not it is believed while a log
-    that was lost recovers, and the lease is what it was."""
+    """A holder repeats its lease: where the log holds it, nothing is new but a renewal that was lost. Where it does not
+    it is believed while a log that was lost recovers, and the lease is what it was."""
     state = turn.state
     waiting = state.waitlist.by_id.get(event.lease_id)
     known = _known(turn, event.lease_id)
     is_new = known is None or (waiting is not None and known.service == event.service)
     if state.recovering_since_ms is None or event.state == "reclaiming" or not is_new:
-        _owned(turn, event)
+        lease = _owned(turn, event)
+        if lease is not None and state.recovering_since_ms is not None:
+            _prolong(turn, lease, event.expires_at_ms)
         return
     if event.session is not None and session_member(event.service, event.session) in state.lost_sessions.by_name:
         reject(turn, "unknown_lease", f"session {event.session} was lost, and lease {event.lease_id} with it", event)
@@ -213,6 +212,21 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
     turn.shown.append(event.lease_id)
     turn.devices += devices
     turn.repeat(granted, reply_address(request.service, request.instance))
+
+
+def _prolong(turn: Turn, lease: Lease, expires_at_ms: int | None) -> None:
+    """A lease of what is left of the log may have been renewed in what is gone: its holder says until when."""
+    if expires_at_ms is None or lease.expires_at_ms is None or expires_at_ms <= lease.expires_at_ms:
+        return
+    _set_end(turn, lease, expires_at_ms)
+
+
+def _set_end(turn: Turn, lease: Lease, expires_at_ms: int) -> None:
+    state = turn.state
+    lease.expires_at_ms = expires_at_ms
+    lease.expiry_set_ms = state.now_ms
+    state.timers.set(expires_at_ms, TimerKind.LEASE_EXPIRY, lease.request.lease_id)
+    turn.lease_ids.append(lease.request.lease_id)
 
 
 def _request_behind(event: LeaseReasserted) -> LeaseRequested:

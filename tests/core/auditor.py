@@ -168,6 +168,9 @@ class Audit:
         if known is not None and known.standing == "over" and known.over_ms + DAY_MS <= self._now_ms:
             known = None
         if known is not None and known.alive and known.asked["service"] == service:
+            said_ms = data.get("expires_at_ms") if self._recovery.since_ms is not None else None
+            if known.expires_ms is not None and said_ms is not None and said_ms > known.expires_ms:
+                known.expires_ms, known.expiry_set_ms = said_ms, self._now_ms  # renewed in what is gone
             return
         devices = [f"{data['node']}/{device}" for device in data["devices"]]
         if self._recovery.since_ms is None:

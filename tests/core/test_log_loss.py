@@ -317,3 +317,20 @@ def test_a_forged_loss_begins_nothing():
     assert scenario.state.recovering_since_ms is None
     assert scenario.request("a", 1) == ["granted a on cuda:0"]
     assert scenario.last.fence == 1
+
+
+@pytest.mark.parametrize(("said_ms", "ends_ms"), [(90_000, 90_000), (10_000, 60_000), (None, 60_000)])
+def test_a_renewal_that_was_lost_holds_if_it_is_the_longer_one(said_ms, ends_ms):
+    scenario = Lossy(24_576)
+    scenario.request("a", 8_192, ttl_ms=60_000)
+    scenario.loses()
+    scenario.reasserts("a", expires_at_ms=None if said_ms is None else START_MS + said_ms)
+    assert scenario.tick(ends_ms - 1 - (scenario.now_ms - START_MS)) == []
+    assert scenario.tick(1) == ["ended a: expired, freed"]
+
+
+def test_no_renewal_is_made_up_where_nothing_was_lost():
+    scenario = Lossy(24_576)
+    scenario.request("a", 8_192, ttl_ms=60_000)
+    scenario.reasserts("a", expires_at_ms=START_MS + 90_000)
+    assert scenario.tick(60_000) == ["ended a: expired, freed"]
