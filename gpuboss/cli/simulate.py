@@ -18,6 +18,7 @@ EXAMPLES = examples(
     'gpuboss simulate trace.csv --devices "cuda:0=24576,cuda:1=24576"',
     'gpuboss simulate trace.csv --devices "cuda:0=80GB" --policy policy.yaml --out grants.csv',
     'gpuboss simulate - --devices "cuda:0=24GB" --json | jq .wait_ms.per_class.high.p99',
+    'gpuboss replay --what-if --devices "cuda:0=80GB"    # the same with the requests of the log',
 )
 
 Trace = Annotated[str, typer.Argument(metavar="TRACE.csv", help="The requests as CSV, - for stdin; columns see above.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,18 @@ def test_the_same_trace_gives_the_same_bytes_under_any_hash_seed(nowhere: Consol
         assert (ended.code, ended.document["granted"]) == (0, 300)
         found.add((ended.out, out.read_text()))
     assert len(found) == 1
+
+
+def test_a_long_trace_shows_how_far_it_is(nowhere: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def shown(order: Iterator[int], total: int, what: str) -> Iterator[int]:
+        seen.append((total, what))
+        return order
+
+    monkeypatch.setattr("gpuboss.cli.progress.shown", shown)
+    assert nowhere.call("simulate", "-", *ONE, stdin=TRACE.encode()).code == 0
+    assert seen == [(5, "simulating")]
 
 
 def test_an_empty_trace(nowhere: Console) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from gpuboss.core.state import State
 from gpuboss.core.verification import Verifier
 from gpuboss.events import MS_MAX, LeaseIdled, LeaseRenewed
 from gpuboss.simulation.figures import leased_steps
+from gpuboss.simulation.virtual_time import run
 from tests.core.auditor import audit
 from tests.core.scenario import Entry, padded
-from tests.simulation.traces import asks, became, drawn, outcome_of, simulated
+from tests.simulation.traces import asks, became, drawn, facts_of, outcome_of, simulated
 
 
 def test_one_after_the_other() -> None:
@@ -126,6 +129,19 @@ def test_a_trace_starts_at_its_own_first_submission() -> None:
     log.clear()
     simulated([asks("a", 0, 1, 0)], 100, log=log)
     assert log[0].id == "0-1", "0-0 is no entry's id"
+
+
+def test_whoever_watches_sees_the_submissions_one_by_one_in_their_order() -> None:
+    jobs = [asks("b", 9, 1, 1), asks("a", 8, 1, 1)]
+    seen: list[int] = []
+
+    def watched(order: Iterator[int]) -> Iterator[int]:
+        for index in order:
+            seen.append(index)
+            yield index
+
+    assert run(jobs, facts_of(jobs, 100), watched=watched).outcomes == simulated(jobs, 100).outcomes
+    assert seen == [1, 0]
 
 
 def test_no_jobs_at_all() -> None:
