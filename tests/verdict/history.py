@@ -39,22 +39,34 @@ def double_promises(history: Iterable[Note], capacity_mib: Mapping[str, int]) ->
     """At which moments holders relied on more VRAM of one device than it has."""
     found = []
     trusted: dict[str, dict[str, int]] = defaultdict(dict)
-    for note in sorted(history, key=_ends_first):
-        if note.what == "granted":
-            for device in note.devices:
-                trusted[device][note.request] = note.vram_mib
-                promised_mib = sum(trusted[device].values())
-                if promised_mib > capacity_mib[device]:
-                    named = ", ".join(f"{request} ({mib})" for request, mib in trusted[device].items())
-                    found.append(
-                        f"at {note.at_s:.3f} s {promised_mib} MiB of the {capacity_mib[device]} on {device} are trusted "
-                        f"by {named}"
-                    )
-        elif note.what in ("over", "died"):
-            for holders in trusted.values():
-                for request in [each for each in holders if _concerns(note, each)]:
-                    del holders[request]
+    for at_s, begins, grant in _moments(list(history)):
+        for device in grant.devices:
+            if not begins:
+                del trusted[device][grant.request]
+                continue
+            trusted[device][grant.request] = grant.vram_mib
+            promised_mib = sum(trusted[device].values())
+            if promised_mib > capacity_mib[device]:
+                named = ", ".join(f"{request} ({mib})" for request, mib in trusted[device].items())
+                what = f"{promised_mib} MiB of the {capacity_mib[device]} on {device} are trusted by {named}"
+                found.append(f"at {at_s:.3f} s {what}")
     return found
+
+
+def _moments(notes: list[Note]) -> list[tuple[float, bool, Note]]:
+    """When reliance on each grant begins (True) and ends, in order; what ends where something else begins does not
+    overlap it. A grant that was over when its client learned of it was never relied on."""
+    overs = {note.request: note.at_s for note in notes if note.what == "over"}
+    deaths = {note.request: note.at_s for note in notes if note.what == "died"}
+    moments = []
+    for grant in notes:
+        if grant.what == "granted":
+            client = grant.request.partition("/")[0]
+            ends = [over_s for over_s in (overs.get(grant.request), deaths.get(client)) if over_s is not None]
+            if not ends or min(ends) > grant.at_s:
+                moments.append((grant.at_s, True, grant))
+                moments += [(min(ends), False, grant)] if ends else []
+    return sorted(moments)
 
 
 def lost_answers(history: Iterable[Note]) -> list[str]:
@@ -68,19 +80,10 @@ def _answers_amiss(notes: list[Note]) -> Iterator[str]:
     for note in notes:
         if note.what in ("granted", "refused"):
             answers[note.request].append(note.what)
-    dead = [note for note in notes if note.what == "died"]
+    dead = {note.request for note in notes if note.what == "died"}
     for request, at_s in asked.items():
-        if request not in answers and not any(_concerns(death, request) for death in dead):
+        if request not in answers and request.partition("/")[0] not in dead:
             yield f"{request}, asked at {at_s:.3f} s, was never answered"
     for request, each in answers.items():
         if len(each) > 1 or request not in asked:
             yield f"{request} was answered with {' and '.join(each)}{'' if request in asked else ', and never asked'}"
-
-
-def _concerns(note: Note, request: str) -> bool:
-    return request == note.request or (note.what == "died" and request.startswith(f"{note.request}/"))
-
-
-def _ends_first(note: Note) -> tuple[float, bool]:
-    """What ends at the moment at which something else begins does not overlap it."""
-    return note.at_s, note.what == "granted"

@@ -20,6 +20,7 @@ RIGHT = {
     "in any order of the notes": [granted(2, "q/1"), Note(2, "over", "p/1"), granted(1, "p/1")],
     "side by side": [granted(1, "p/1"), granted(1, "q/1", 40)],
     "on another device": [granted(1, "p/1"), granted(1, "q/1", 60, "a/cuda:1")],
+    "over before it was heard of": [granted(1, "p/1"), granted(2, "q/1"), Note(2, "over", "q/1")],
     "after a death": [granted(1, "p/1"), Note(2, "died", "p"), granted(3, "q/1")],
 }
 WRONG = {
