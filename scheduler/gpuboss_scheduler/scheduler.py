@@ -156,11 +156,17 @@ class Scheduler:
         except Deposed as deposed:
             say(f"another scheduler leads ({deposed})")
         finally:
+            # Also what came after the last beat is known to have been there, and would be missed.
+            self._note(state)
             wire.close()
+
+    def _note(self, state: State) -> None:
+        if state.incarnation:  # else nothing of the log was read yet
+            self._known_log.note(Known(state.incarnation, state.epoch, state.last_id, state.fence))
 
     def _seen(self, state: State) -> None:
         """The log holds all that the state is made of."""
-        self._known_log.note(Known(state.incarnation, state.epoch, state.last_id, state.fence))
+        self._note(state)
         until_ms = state.recovering_until_ms
         self._status.problem = ""
         if until_ms is not None:

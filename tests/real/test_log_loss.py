@@ -265,6 +265,23 @@ def test_what_was_granted_in_a_tail_that_is_gone_is_not_granted_again(cut: Cut) 
         scheduler.wait_leading()  # it derives all of it again, and goes on
 
 
+def test_what_was_granted_just_before_the_power_failed_is_missed(cut: Cut) -> None:
+    with SchedulerProcess(cut.server.url, **OPTIONS) as scheduler, cut.server.client() as client:
+        view = RedisView(client)
+        scheduler.wait_leading()
+        holder = Service(view, "holder")
+        holder.release(holder.lease(1))
+        cut.mark()
+        row = row_of(view, holder.lease(20_000))
+        cut.power_failure()  # before another beat, nearly always
+        elected = elected_anew(view)
+        view.append("LeaseReasserted", **row)
+        small = Service(view, "other").request(4_000)
+        assert_granted_late(Service(view, "other"), small, elected)
+        assert view.rows("leases").keys() == {row["lease_id"], small}
+        assert faults_of(view) == []
+
+
 def test_an_embedded_server_without_its_data_is_noticed(tmp_path: Path) -> None:
     options = OPTIONS | {"embedded": True, "data_dir": str(tmp_path / "data")}
     with SchedulerProcess(None, **options) as scheduler:
