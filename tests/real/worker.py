@@ -79,14 +79,13 @@ class Client:
         self._notes.write(json.dumps(note) + "\n")
 
 
-async def work(arguments: argparse.Namespace) -> None:
+async def work(arguments: argparse.Namespace, notes: TextIO) -> None:
     """Some clients, until standard input ends and all is answered."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stopping.set)
-    with Path(arguments.history).open("a", buffering=1) as notes:
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(arguments.clients):
-                tasks.create_task(_serve(arguments, f"{arguments.name}.{number}", notes, stopping))
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(arguments.clients):
+            tasks.create_task(_serve(arguments, f"{arguments.name}.{number}", notes, stopping))
 
 
 async def _serve(arguments: argparse.Namespace, name: str, notes: TextIO, stopping: asyncio.Event) -> None:
@@ -112,7 +111,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most-mib", type=int, default=20_000)
-    asyncio.run(work(parser.parse_args()))
+    arguments = parser.parse_args()
+    with Path(arguments.history).open("a", buffering=1) as notes:
+        asyncio.run(work(arguments, notes))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.real.chaos.stage import Outcome, Stage
-from tests.real.servers import RealServer
+from tests.real.chaos.outcome import Outcome
+from tests.real.chaos.stage import Stage
+from tests.real.servers import RealServer, last_aof
 
 LAST_PART_BYTES = 3_000  # some dozens of commits: what a power failure may cut off under everysec
 GRANTS_BETWEEN = 5
@@ -28,9 +29,7 @@ def lose(server: RealServer, faults: int, seed: int, namespace: str = "gpuboss")
     return _lose_some(server, faults, seed, namespace, lambda: _lose_all(server, with_a_kill=next(turns) % 2 == 0))
 
 
-def _lose_some(
-    server: RealServer, faults: int, seed: int, namespace: str, strike: Callable[[], None]
-) -> Outcome:
+def _lose_some(server: RealServer, faults: int, seed: int, namespace: str, strike: Callable[[], None]) -> Outcome:
     took_ms = []
     with Stage(server, seed, namespace=namespace) as stage:
         for _ in range(faults):
@@ -42,10 +41,10 @@ def _lose_some(
 
 def _cut_tail(server: RealServer, chance: random.Random) -> None:
     server.kill()
-    [file] = server.folder.glob("appendonlydir/*.incr.aof")
+    file = last_aof(server)
     size = file.stat().st_size
     with file.open("r+b") as aof:
-        aof.truncate(size - chance.randint(1, min(size, LAST_PART_BYTES)))
+        aof.truncate(size - chance.randint(0, min(size, LAST_PART_BYTES)))
     server.start()
 
 

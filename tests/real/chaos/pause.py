@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import time
 
-from tests.real.chaos.stage import Outcome, Stage
+from tests.real.chaos.outcome import Outcome
+from tests.real.chaos.stage import Stage
 from tests.real.redis_view import RedisView
 from tests.real.schedulers import eventually
 from tests.real.servers import RealServer

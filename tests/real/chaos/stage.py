@@ -7,8 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any
 
+from tests.real.chaos.outcome import Outcome
 from tests.real.log_check import faults_of
 from tests.real.redis_view import RedisView
 from tests.real.schedulers import DEADLINE_S, SchedulerProcess, eventually
@@ -19,28 +20,6 @@ from tests.verdict.history import Note, double_promises, lost_answers
 SESSION_TTL_S = 2.0
 CARD_MIB = 24_576
 CAPACITY_MIB = {f"node-a/cuda:{number}": CARD_MIB for number in (0, 1)}
-
-
-class Outcome(NamedTuple):
-    """What faults of one kind left. `took_ms`: from each fault, or from when it was over, until service went on."""
-
-    faults: int
-    took_ms: list[int]
-    requests: int
-    doubled: list[str]
-    lost: list[str]
-
-    def __add__(self, other: object) -> Outcome:
-        assert isinstance(other, Outcome)
-        return Outcome(*[mine + its for mine, its in zip(self, other, strict=True)])
-
-    @property
-    def problems(self) -> list[str]:
-        """Everything that is wrong."""
-        return self.doubled + self.lost
-
-
-NOTHING = Outcome(0, [], 0, [], [])
 
 
 class Stage:
@@ -80,10 +59,13 @@ class Stage:
     ) -> None:
         self._stack.close()
 
-    def start_scheduler(self, url: str | None = None) -> SchedulerProcess:
+    def start_scheduler(self, url: str | None = None, **options: Any) -> SchedulerProcess:
         """One more scheduler; the first one leads, the others stand by."""
         scheduler = SchedulerProcess(
-            url or self.url, namespace=self.namespace, session_ttl=f"{round(self.session_ttl_s * 1000)}ms", lock_delay="0"
+            url or self.url,
+            namespace=self.namespace,
+            session_ttl=f"{round(self.session_ttl_s * 1000)}ms",
+            lock_delay="0",
         )
         self.schedulers.append(self._stack.enter_context(scheduler))
         return scheduler
@@ -110,7 +92,7 @@ class Stage:
             found[:] = [leader] if leader is not None and leader is not not_ else []
             return bool(found)
 
-        eventually(leads, f"a leader; the schedulers say: {[each.stderr[-500:] for each in self.schedulers]}")
+        eventually(leads, f"a leader; {self._said()}")
         return found[0]
 
     def history(self) -> list[Note]:
@@ -125,7 +107,9 @@ class Stage:
             late[:] = [note.at_s for note in self.history() if note.what == "granted" and note.at_s > after_s]
             return bool(late)
 
-        eventually(granted, f"a grant; the schedulers say: {[each.stderr[-500:] for each in self.schedulers]}", deadline_s)
+        eventually(
+            granted, f"a grant; the schedulers say: {[each.stderr[-500:] for each in self.schedulers]}", deadline_s
+        )
         return round((min(late) - after_s) * 1000)
 
     def await_grants(self, number: int) -> None:
@@ -149,3 +133,6 @@ class Stage:
         doubled = double_promises(history, CAPACITY_MIB) + in_log
         lost = lost_answers(history) + complaints
         return Outcome(faults, took_ms, len([note for note in history if note.what == "asked"]), doubled, lost)
+
+    def _said(self) -> str:
+        return f"the schedulers say: {[each.stderr[-500:] for each in self.schedulers]}"
