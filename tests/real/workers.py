@@ -42,6 +42,10 @@ class Worker:
             self._notes += [_note(line) for line in whole.split(b"\n")]
         return self._notes + self._deaths
 
+    def granted_after(self, at_s: float) -> bool:
+        """Whether it was granted anything after a moment of the monotonic clock."""
+        return any(note.what == "granted" and note.at_s > at_s for note in self.notes())
+
     def pause(self) -> None:
         """SIGSTOP."""
         self.process.send_signal(signal.SIGSTOP)
