@@ -132,8 +132,9 @@ class GPUBoss:
     async def acquire(self, **wish: Unpack[Wish]) -> Lease:
         """Wait for a lease, to be given back with `release`. See `Wish`.
 
-        Raises `ConfigError` for wrong arguments, `LeaseTimeout`, `LeaseImpossible` and other `LeaseDenied`, and
-        `SchedulerUnavailable` if Redis does not answer or nobody leads, before or while it waits.
+        Raises `ConfigError` for wrong arguments, `LeaseTimeout`, `LeaseImpossible` and other `LeaseDenied`, `LeaseLost`
+        if it was over before this process heard of it, and `SchedulerUnavailable` if Redis does not answer or nobody
+        leads, before or while it waits.
         """
         request = request_of(wish, self._config, lease_id=mint(), session=mint())
         if not self._config.gpu.enabled:

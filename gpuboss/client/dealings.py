@@ -14,7 +14,7 @@ from gpuboss.client.lease import Lease
 from gpuboss.client.link import Refused
 from gpuboss.client.outbox import Letter
 from gpuboss.client.session import Session
-from gpuboss.errors import GPUBossError, LeaseTimeout, SchedulerUnavailable
+from gpuboss.errors import GPUBossError, LeaseLost, LeaseTimeout, SchedulerUnavailable
 from gpuboss.events import LeaseReleased, LeaseRenewed, LeaseRequested
 
 GIVE_BACK_S = 2.0  # how long a release waits until Redis has it; if that is not enough, it is delivered later
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 async def ask(session: Session, request: LeaseRequested) -> Lease:
-    """Request a lease, and wait for it. Raises `LeaseDenied` and `SchedulerUnavailable`."""
+    """Request a lease, and wait for it. Raises `LeaseDenied`, `LeaseLost` and `SchedulerUnavailable`."""
     await _ready(session)
     request = replace(request, session=session.desk.session)  # it may have changed while we waited
     answer: asyncio.Future[Lease | GPUBossError] = asyncio.get_running_loop().create_future()
@@ -36,9 +36,11 @@ async def ask(session: Session, request: LeaseRequested) -> Lease:
     except BaseException:
         await _take_back(session, request.lease_id)
         raise
-    if isinstance(outcome, Lease):
-        return outcome
-    raise outcome
+    if not isinstance(outcome, Lease):
+        raise outcome
+    if outcome.lost_reason is not None:  # whoever was paused reads the grant and its end at once
+        raise LeaseLost(outcome.lease_id, outcome.lost_reason)
+    return outcome
 
 
 async def _answer_within(answer: asyncio.Future[Lease | GPUBossError], request: LeaseRequested) -> Lease | GPUBossError:

@@ -148,8 +148,11 @@ def sessions_in_use(desk: Desk) -> list[str]:
     return list(in_use)
 
 
-def repetitions(desk: Desk) -> Iterator[LeaseRequested]:
-    """All open requests once more, the answered ones too: whatever was decided meanwhile is told again."""
+def repetitions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested]:
+    """Releases whose end was not told yet, for Redis may have lost them, and all open requests once more, the answered
+    ones too: whatever was decided meanwhile is told again."""
+    for lease_id in desk.leaving:
+        yield LeaseReleased(lease_id, desk.service)
     for waiting in desk.waiting.values():
         yield waiting.request
     for held in desk.held.values():

@@ -163,6 +163,6 @@ class Session:
             for event in reassertions(self.desk):
                 self.outbox.post(event)
         elif self._missed_answers:
-            for request in repetitions(self.desk):
-                self.outbox.post(request)
+            for event in repetitions(self.desk):
+                self.outbox.post(event)
         self._incarnation, self._missed_answers = incarnation, False

@@ -39,6 +39,7 @@ class Seen(NamedTuple):
     incarnation: str
     version: str
     fence: str
+    run_id: str
 
 
 def look(client: redis.Redis, keys: Keys) -> Seen:

@@ -50,7 +50,8 @@ class KnownLog:
         if before is not None and before.incarnation == known.incarnation:
             # A standby sees less than the leader it may have been.
             last_id = max(before.last_id, known.last_id, key=parse_id)
-            known = Known(known.incarnation, known.epoch, last_id, max(before.fence, known.fence))
+            epoch, fence = max(before.epoch, known.epoch), max(before.fence, known.fence)
+            known = Known(known.incarnation, epoch, last_id, fence)
         if known != before:
             self._known = known
             if self._file is not None:

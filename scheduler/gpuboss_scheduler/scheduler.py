@@ -27,7 +27,7 @@ from gpuboss_scheduler.projections import write_all
 from gpuboss_scheduler.recovery import Recovered, recover
 from gpuboss_scheduler.reign import Reign
 from gpuboss_scheduler.scripts import Deposed
-from gpuboss_scheduler.server_checks import durability_of
+from gpuboss_scheduler.server_checks import durability_of, renew_aof, run_id_of
 from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
 from gpuboss_scheduler.snapshots import Snapshots
 from gpuboss_scheduler.status import Status
@@ -110,17 +110,9 @@ class Scheduler:
             self._trust.answered()
             ours = seen.leader == self._name  # it was us, before the connection broke
             if ours or watch.vacant(seen):
-                log = LogReader(client, self._keys)
-                missed = self._known_log.missed(seen.incarnation, log)
-                recovered = recover(log, seen.cursor, is_lost=missed is not None)
-                failpoint("recovered")
-                facts = self._facts(recovered.state)
-                won = claim(client, self._keys, seen, recovered, missed, facts, self._about(durability))
+                won = self._try_to_lead(client, durability, seen)
                 if won is not None:
-                    failpoint("claimed")
-                    if missed is not None:
-                        say(f"entries of the log are gone: it ended at {missed.last_id}; a new incarnation begins")
-                    return won, recovered
+                    return won
             elif (known := _known(seen)) is not None:
                 self._known_log.note(known)
             if not self._standing_by:
@@ -129,6 +121,24 @@ class Scheduler:
             self._status.role, self._status.problem = "standing by", ""
             time.sleep(LOOK_S)
         return None
+
+    def _try_to_lead(self, client: redis.Redis, durability: str, seen: Seen) -> tuple[Claim, Recovered] | None:
+        """Recover from the log, and claim. None if somebody else was faster."""
+        log = LogReader(client, self._keys)
+        missed = self._known_log.missed(seen.incarnation, log)
+        recovered = recover(log, seen.cursor, is_lost=missed is not None)
+        failpoint("recovered")
+        run_id = run_id_of(client)
+        if seen.run_id not in ("", run_id) and durability != "none":
+            renew_aof(client)
+        facts, about = self._facts(recovered.state), self._about(durability, run_id)
+        won = claim(client, self._keys, seen, recovered, missed, facts, about)
+        if won is None:
+            return None
+        failpoint("claimed")
+        if missed is not None:
+            say(f"entries of the log are gone: it ended at {missed.last_id}; a new incarnation begins")
+        return won, recovered
 
     def _reign(self, client: redis.Redis, won: Claim, recovered: Recovered) -> None:
         reign, state = won.reign, recovered.state
@@ -156,11 +166,17 @@ class Scheduler:
         except Deposed as deposed:
             say(f"another scheduler leads ({deposed})")
         finally:
+            # Also what came after the last beat is known to have been there, and would be missed.
+            self._note(state)
             wire.close()
+
+    def _note(self, state: State) -> None:
+        if state.incarnation:  # else nothing of the log was read yet
+            self._known_log.note(Known(state.incarnation, state.epoch, state.last_id, state.fence))
 
     def _seen(self, state: State) -> None:
         """The log holds all that the state is made of."""
-        self._known_log.note(Known(state.incarnation, state.epoch, state.last_id, state.fence))
+        self._note(state)
         until_ms = state.recovering_until_ms
         self._status.problem = ""
         if until_ms is not None:
@@ -189,11 +205,12 @@ class Scheduler:
             lock_delay_ms=self._config.lock_delay_ms,
         )
 
-    def _about(self, durability: str) -> dict[str, str | int]:
+    def _about(self, durability: str, run_id: str) -> dict[str, str | int]:
         return {
             "leader": self._name,
             "version": gpuboss.__version__,
             "durability": durability,
+            "run_id": run_id,
             "session_ttl_ms": self._config.session_ttl_ms,
         }
 

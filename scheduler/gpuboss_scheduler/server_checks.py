@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gpuboss.errors import ConfigError
@@ -30,6 +31,24 @@ def durability_of(client: redis.Redis) -> str:
     if not info.get("aof_enabled"):
         return "none"
     return "strict" if _fsync(client) == "always" else "standard"
+
+
+def run_id_of(client: redis.Redis) -> str:
+    """What names this run of the server: after a restart it is another."""
+    info: Any = client.info("server")
+    return str(info.get("run_id", ""))
+
+
+def renew_aof(client: redis.Redis) -> None:
+    """Have the server write its AOF anew, in the background.
+
+    Redis, and Valkey before the end of 2026, load an AOF that ends amid a transaction without it, but leave its
+    beginning in the file: with the next restart it comes back, and swallows what was written behind it.
+    """
+    from redis.exceptions import ResponseError
+
+    with suppress(ResponseError):  # it is being written already, or hosted servers forbid it
+        client.bgrewriteaof()
 
 
 def _fsync(client: redis.Redis) -> str:

@@ -5,7 +5,7 @@ import asyncio
 import anyio
 import pytest
 
-from gpuboss import GPUBoss, LeaseDenied, LeaseImpossible, LeaseTimeout
+from gpuboss import GPUBoss, LeaseDenied, LeaseImpossible, LeaseLost, LeaseTimeout
 from gpuboss.client.answers import take
 from gpuboss.client.desk import Desk
 from gpuboss.client.replies import Reply
@@ -191,3 +191,17 @@ async def test_answers_that_were_there_before_us_are_not_read(
         hand.grant(await hand.hear("LeaseRequested"))
         assert (await lease).lease_id in read
     assert "an-old-lease" not in read
+
+
+async def test_a_grant_that_is_read_together_with_its_end_is_none(boss: GPUBoss, hand: HandScheduler) -> None:
+    """As after a pause of the process: nobody may begin to use what was given to somebody else meanwhile."""
+    async with boss:
+        waiting = asyncio.create_task(boss.acquire(vram_gb=8))
+        request = await hand.hear("LeaseRequested")
+        with hand.redis.pipeline(transaction=True) as both, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hand, "redis", both)
+            hand.grant(request)
+            hand.end(request, "revoked")
+            both.execute()
+        with pytest.raises(LeaseLost, match="revoked"):
+            await waiting

@@ -1,49 +1,18 @@
-"""What must hold of a finished log, whatever happened while it was written."""
+"""The log of a namespace on a real server, checked and folded from its beginning."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from gpuboss.core import snapshot
 from gpuboss.core.machine import step
 from gpuboss.core.state import State
-from gpuboss.core.verification import Verifier
-from tests.core.auditor import audit
-from tests.real.redis_view import DECISIONS, FACTS, Entry, RedisView
+from tests.real.redis_view import RedisView
+from tests.verdict.log import faults_in_log
 
 
 def faults_of(view: RedisView) -> list[str]:
-    """What is wrong with the log of a namespace: decisions that do not follow from it by the rules, numbers with gaps,
-    promises that an auditor finds broken who does not know the rules."""
+    """What is wrong with the log of a namespace."""
     cursor = view.scheduler().get("cursor")  # before the log is read: what is decided by then stands in it
-    raw = view.raw()
-    entries = view.entries()[: len(raw)]
-    forged = frozenset(
-        str(entry.data.get("event_id"))
-        for entry in entries
-        if entry.type == "EventRejected" and entry.data.get("reason") == "forged"
-    )
-    verifier = Verifier(State(), lambda: forged, cursor)
-    for entry_id, fields in raw:
-        verifier.feed(entry_id, fields)
-    verifier.finish()
-    faults = [f"{found.entry_id}: {found.problem}" for found in verifier.divergences]
-    genuine = [entry for entry in entries if entry.id not in forged]
-    return faults + gaps_in(genuine) + audit(raw)
-
-
-def gaps_in(entries: Iterable[Entry]) -> list[str]:
-    """Entries of a scheduler whose `seq` does not follow the one before, or whose `epoch` goes back."""
-    faults = []
-    epoch, seq = 0, 0
-    for entry in entries:
-        if entry.type not in DECISIONS | FACTS and "seq" not in entry.data:
-            continue
-        found = entry.data.get("epoch", 0), entry.data.get("seq", 0)
-        if found[1] != seq + 1 or found[0] < epoch or (found[0] > epoch) != (entry.type == "SchedulerElected"):
-            faults.append(f"{entry.id}: {entry.type} has epoch and seq {found} after {(epoch, seq)}")
-        epoch, seq = found
-    return faults
+    return faults_in_log(view.raw(), cursor)
 
 
 def replayed_digest(view: RedisView, until: str) -> str:

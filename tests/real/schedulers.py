@@ -81,6 +81,11 @@ class SchedulerProcess:
                 self._heard.wait(0.05)
 
     @property
+    def pid(self) -> int | None:
+        """Its process; None if it does not run."""
+        return self.process.pid if self.process is not None and self.process.poll() is None else None
+
+    @property
     def stderr(self) -> str:
         """What it has said so far."""
         return "\n".join(self.lines)

@@ -60,6 +60,11 @@ def redis_cli() -> Path | None:
     return Path(found) if found else None
 
 
+def last_aof(server: RealServer) -> Path:
+    """The file that a server appends to. While it writes its AOF anew there are two; they are numbered."""
+    return max(server.folder.glob("appendonlydir/*.incr.aof"), key=lambda path: int(path.name.split(".")[-3]))
+
+
 def wait_for(what: str, condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
     """Returns once `condition` is true; raises `TimeoutError`, naming `what` was waited for, if it is late."""
     end = time.monotonic() + deadline_s

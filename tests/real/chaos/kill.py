@@ -1,4 +1,4 @@
-"""Kills the scheduler at every step that it takes, under traffic, and audits what is left: `scripts/chaos`.
+"""kill -9 of the scheduler at every step that it takes, under traffic.
 
 Schedulers run in pairs, one leading and one standing by, each armed to die by SIGKILL at a named point. Whoever dies
 is replaced, until enough have died; the last one is not armed and must clear up. Then the log is verified and audited.
@@ -6,23 +6,19 @@ is replaced, until enough have died; the last one is not armed and must clear up
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-from gpuboss_scheduler.failpoints import NAMES
+from tests.real.chaos.outcome import Outcome
 from tests.real.log_check import faults_of
 from tests.real.redis_view import RedisView
 from tests.real.schedulers import DEADLINE_S, SchedulerProcess
-from tests.real.servers import RealServer, available_servers
+from tests.real.servers import RealServer
 from tests.real.traffic import PATIENCE_S, Traffic
 
 # How often a point is passed before the kill: at random up to this, where it is passed often enough under traffic.
@@ -40,29 +36,12 @@ KILLS_OF_A_ROUND = {"snapshot-written": 3}
 PAIR = 2  # a leader and a standby
 
 
-class Outcome(NamedTuple):
-    """What a chain of kills at one point left. `takeovers_ms`: from a leader's death until the next one led."""
-
-    kills: int
-    takeovers_ms: list[int]
-    requests: int
-    faults: list[str]
-    lost: list[str]
-
-
 def kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: str = "gpuboss") -> Outcome:
     """Kill `kills` schedulers at `point` in empty namespaces, and see what is left."""
-    whole = Outcome(0, [], 0, [], [])
-    while whole.kills < kills:
-        round_kills = min(KILLS_OF_A_ROUND.get(point, kills), kills - whole.kills)
-        part = _kill_at(server, point, round_kills, seed, f"{namespace}-{whole.kills}")
-        whole = Outcome(
-            whole.kills + part.kills,
-            whole.takeovers_ms + part.takeovers_ms,
-            whole.requests + part.requests,
-            whole.faults + part.faults,
-            whole.lost + part.lost,
-        )
+    whole = Outcome()
+    while whole.faults < kills:
+        round_kills = min(KILLS_OF_A_ROUND.get(point, kills), kills - whole.faults)
+        whole.add(_kill_at(server, point, round_kills, seed, f"{namespace}-{whole.faults}"))
     return whole
 
 
@@ -121,37 +100,3 @@ def _die_in_turn(start: Callable[[str], SchedulerProcess], armed: list[str]) -> 
 def _leads(scheduler: SchedulerProcess) -> bool:
     """Whether it has ever led."""
     return "leading epoch=" in scheduler.stderr
-
-
-def main() -> int:
-    """Kill at every point on every kind of server, and print a table. Returns 1 if anything was lost or doubled."""
-    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
-    kills = int(os.environ.get("GPUBOSS_TEST_KILLS", "20"))
-    parser.add_argument("--kills", type=int, default=kills, help="kills at each point on each server (%(default)s)")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the traffic (default: any)")
-    parser.add_argument("points", nargs="*", metavar="POINT", help=f"of {', '.join(NAMES)} (default: all)")
-    arguments = parser.parse_args()
-    print(f"seed {arguments.seed}")
-    print(f"{'server':8}{'killed at':18}", end="")
-    print(f"{'kills':>6}{'requests':>10}{'takeover p50':>14}{'max':>9}{'faults':>8}{'lost':>6}")
-    wrong = 0
-    for kind in available_servers():
-        for point in arguments.points or NAMES:
-            with tempfile.TemporaryDirectory() as folder, RealServer(Path(folder), kind) as server:
-                outcome = kill_at(server, point, arguments.kills, arguments.seed)
-            wrong += len(outcome.faults) + len(outcome.lost)
-            print(_line(kind, point, outcome), flush=True)
-            for problem in [*outcome.faults, *outcome.lost]:
-                print(f"    {problem}")
-    return 1 if wrong else 0
-
-
-def _line(kind: str, point: str, outcome: Outcome) -> str:
-    taken = sorted(outcome.takeovers_ms)
-    p50, most = (f"{taken[len(taken) // 2]} ms", f"{taken[-1]} ms") if taken else ("-", "-")
-    counts = f"{outcome.kills:6}{outcome.requests:10}{p50:>14}{most:>9}{len(outcome.faults):8}{len(outcome.lost):6}"
-    return f"{kind:8}{point:18}{counts}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
