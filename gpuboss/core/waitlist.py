@@ -50,6 +50,7 @@ class Waitlist:
 
     def __init__(self) -> None:
         self.by_id: dict[str, Waiting] = {}
+        self._of_service: dict[str, int] = {}  # how many wait, of those of whom anybody does
         self._heaps: dict[Shape, list[tuple[int, int, Waiting]]] = {}
 
     def add(self, waiting: Waiting) -> bool:
@@ -59,14 +60,24 @@ class Waitlist:
             heap = self._heaps[waiting.shape] = []
         heapq.heappush(heap, (waiting.key, waiting.arrival, waiting))
         self.by_id[waiting.request.lease_id] = waiting
+        service = waiting.request.service
+        self._of_service[service] = self._of_service.get(service, 0) + 1
         return self._first(heap) is waiting
 
     def remove(self, waiting: Waiting) -> None:
         """Take a request out: it was granted, or it is over."""
         waiting.gone = True
         del self.by_id[waiting.request.lease_id]
+        service = waiting.request.service
+        self._of_service[service] -= 1
+        if not self._of_service[service]:
+            del self._of_service[service]
         if self._first(self._heaps[waiting.shape]) is None:
             del self._heaps[waiting.shape]
+
+    def count_of(self, service: str) -> int:
+        """How many requests of a service wait."""
+        return self._of_service.get(service, 0)
 
     def first(self, shape: Shape) -> Waiting | None:
         """The first waiting request of a shape."""
