@@ -188,6 +188,7 @@ class Audit:
 
     def _apply_fact(self, entry: Audited) -> None:
         data = entry.data
+        self._lost = {who: ms for who, ms in self._lost.items() if ms + DAY_MS > self._now_ms}
         match entry.type:
             case "SchedulerElected" if data.get("lost") is not None:
                 self._recovery.since_ms = self._now_ms
@@ -210,7 +211,6 @@ class Audit:
                 account = self.accounts.get(data["lease_id"])
                 if account is not None and account.standing == "reclaiming":
                     account.standing, account.devices = "over", []
-        self._lost = {who: ms for who, ms in self._lost.items() if ms + DAY_MS > self._now_ms}
 
     def _shift(self, from_ms: int, delta_ms: int) -> None:
         self._recovery.shift(from_ms, delta_ms)
