@@ -16,6 +16,7 @@ from msgspec import Meta, Struct, field
 
 VRAM_MIB_MAX = 16_777_216  # 16 TiB on one device: more than anything sold, small enough for exact sums anywhere
 GPUS_MAX = 1024
+WAITING_MAX = 10_000_000  # of one service: more than any queue should hold
 MS_MAX = 2**53 - 1  # what every JSON reader holds exactly: 285,000 years
 
 # `$` alone also matches before a trailing newline, hence the look-ahead.
@@ -31,6 +32,7 @@ Mib = Annotated[int, Meta(ge=0, le=VRAM_MIB_MAX)]
 AskedMib = Annotated[int, Meta(ge=1, le=VRAM_MIB_MAX)]
 Ms = Annotated[int, Meta(ge=0, le=MS_MAX)]
 DurationMs = Annotated[int, Meta(ge=1, le=MS_MAX)]
+WaitingCap = Annotated[int, Meta(ge=1, le=WAITING_MAX)]
 Text = Annotated[str, Meta(max_length=512)]
 StreamId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}(?!\n)$")]
 Priority = Literal["low", "normal", "high"]
@@ -167,13 +169,25 @@ class HeadStart(Struct, frozen=True, forbid_unknown_fields=True):
     high: Ms = 3_600_000
 
 
-class PolicySet(Event, frozen=True):
-    """The rules from here on, every value resolved. `margin_mib` null: the devices' own default."""
+class ServiceRules(Struct, frozen=True):
+    """What holds for one service alone. `max_waiting`: of its requests, at most so many may wait."""
+
+    max_waiting: WaitingCap
+
+
+class PolicySet(Event, frozen=True, omit_defaults=True):
+    """The rules from here on, every value resolved. `margin_mib` null: the devices' own default.
+
+    `max_waiting` is how many requests of each service may wait, unless `services` names it; null, as in logs from
+    before there was such a rule: any number.
+    """
 
     head_start_ms: HeadStart
     margin_mib: Mib | None
     session_ttl_ms: DurationMs
     lock_delay_ms: Ms
+    max_waiting: WaitingCap | None = None
+    services: dict[ServiceName, ServiceRules] = {}
 
 
 class DeviceObserved(Event, frozen=True):

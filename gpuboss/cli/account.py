@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 
 from gpuboss.cli.wording import ago, count, duration, since, size
-from gpuboss.core.explain import explain
-from gpuboss.core.granting import kept_free
+from gpuboss.core.explain import KeptFree, explain
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
@@ -130,7 +129,7 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
 
 def _open_to(state: State, waiting: Waiting, shape: Shape) -> list[Device]:
     """The devices that could hold this shape and are not kept for requests that come before."""
-    kept = kept_free(state, waiting)
+    kept = KeptFree(state).before(waiting)
     return [device for device in state.candidates(shape) if device not in kept]
 
 

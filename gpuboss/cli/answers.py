@@ -14,6 +14,7 @@ from gpuboss.cli.tail import follow
 from gpuboss.core.door import is_decision, read_data, read_event, read_type
 from gpuboss.errors import SchedulerUnavailable
 from gpuboss.events import Decision, Event, LeaseDenied, LeaseEnded, YieldRequested
+from gpuboss.full import APPEND
 from gpuboss.terminal import escaped
 
 BLOCK_MS = 100
@@ -35,9 +36,11 @@ class Answer(NamedTuple):
 
 
 def append(place: Place, event: Event) -> str:
-    """Append an event to the log; returns its id."""
-    fields: Any = {"type": type(event).__name__, "data": msgspec.json.encode(event)}
-    return cast(bytes, place.client.xadd(place.keys.events, fields)).decode()
+    """Append an event to the log, also where Redis is full; returns its id."""
+    appended: Any = place.client.eval(
+        APPEND, 1, place.keys.events, type(event).__name__, cast(str, msgspec.json.encode(event))
+    )
+    return cast(bytes, appended).decode()
 
 
 def read_row(place: Place, lease_id: str) -> dict[str, Any] | None:

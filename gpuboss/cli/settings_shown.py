@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpuboss.cli.wording import duration, size
 from gpuboss.config import Config, redact_url
 from gpuboss.config.settings import SETTINGS
+
+_NAMED = ("models", "scheduler.policy.services")  # sections whose keys are names that people give
 
 
 class Shown(NamedTuple):
@@ -20,15 +22,17 @@ class Shown(NamedTuple):
 
 
 def settings(config: Config, origins: dict[str, str]) -> list[Shown]:
-    """All settings, in the order of their table, then what is set for models."""
+    """All settings, in the order of their table, then what is set for models and services."""
     fields = {setting.key: setting.field for setting in SETTINGS}
     shown = []
     for key, origin in origins.items():
         section, _, name = key.rpartition(".")
-        if section.startswith("models."):
-            model = section.removeprefix("models.")  # its name may hold points itself
-            field = fields[f"models.*.{name}"]
-            value = getattr(config.models[model], field)
+        named = next((prefix for prefix in _NAMED if section.startswith(f"{prefix}.")), None)
+        if named is not None:
+            owner = section.removeprefix(f"{named}.")  # its name may hold points itself
+            field = fields[f"{named}.*.{name}"]
+            sections: Any = reduce(getattr, named.split("."), config)
+            value = getattr(sections[owner], field)
         else:
             field = fields[key]
             value = getattr(reduce(getattr, section.split("."), config), field)

@@ -16,6 +16,7 @@ from gpuboss.client.outbox import Letter
 from gpuboss.client.session import Session
 from gpuboss.errors import GPUBossError, LeaseLost, LeaseTimeout, SchedulerUnavailable
 from gpuboss.events import LeaseReleased, LeaseRenewed, LeaseRequested
+from gpuboss.full import takes_no_writes
 
 GIVE_BACK_S = 2.0  # how long a release waits until Redis has it; if that is not enough, it is delivered later
 ANSWER_MARGIN_S = 2.0  # how much later than the end of the wait the scheduler's own answer may come
@@ -30,7 +31,7 @@ async def ask(session: Session, request: LeaseRequested) -> Lease:
     request = replace(request, session=session.desk.session)  # it may have changed while we waited
     answer: asyncio.Future[Lease | GPUBossError] = asyncio.get_running_loop().create_future()
     session.desk.waiting[request.lease_id] = Waiting(request, lambda outcome: _settle(answer, outcome))
-    session.outbox.post(request).when_delivered(lambda refused: _tell_refusal(answer, refused))
+    session.outbox.post(request).when_delivered(lambda refused: _tell_refusal(session, request, answer, refused))
     try:
         outcome = await (answer if request.wait_ms is None else _answer_within(answer, request))
     except BaseException:
@@ -132,6 +133,10 @@ def _settle(answer: asyncio.Future[T], outcome: T) -> None:
         answer.set_result(outcome)
 
 
-def _tell_refusal(answer: asyncio.Future[Lease | GPUBossError], refused: Refused | None) -> None:
+def _tell_refusal(
+    session: Session, request: LeaseRequested, answer: asyncio.Future[Lease | GPUBossError], refused: Refused | None
+) -> None:
     if refused is not None:
-        _settle(answer, SchedulerUnavailable(f"Redis refuses the request: {refused}"))
+        session.desk.waiting.pop(request.lease_id, None)  # else it would be asked again, once Redis takes it
+        why = takes_no_writes(str(refused)) or refused
+        _settle(answer, SchedulerUnavailable(f"Redis refuses the request: {why}"))

@@ -7,6 +7,7 @@ from gpuboss.client.link import encoded
 from gpuboss.client.outbox import Outbox
 from gpuboss.core.addresses import session_member
 from gpuboss.events import LeaseReleased
+from gpuboss.full import APPEND
 from gpuboss.keys import Keys
 
 PATIENCE_S = 1.0
@@ -23,6 +24,6 @@ def say_goodbye(url: str, keys: Keys, desk: Desk, outbox: Outbox) -> None:
     pipeline = connect(url, timeout_s=PATIENCE_S).pipeline(transaction=False)
     for lease_id in dict.fromkeys([*unsent, *list(desk.waiting), *list(desk.held)]):
         data = encoded(LeaseReleased(lease_id, desk.service))
-        pipeline.xadd(keys.events, {"type": "LeaseReleased", "data": data})
+        pipeline.eval(APPEND, 1, keys.events, "LeaseReleased", data)
     pipeline.zrem(keys.sessions, session_member(desk.service, desk.session))
     pipeline.execute()

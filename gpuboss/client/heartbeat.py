@@ -13,6 +13,7 @@ from gpuboss.client.link import Link, LinkLost, Look, Refused
 from gpuboss.client.pace import Alarm, Backoff
 from gpuboss.core.addresses import session_member
 from gpuboss.errors import SchedulerUnavailable
+from gpuboss.full import takes_no_writes
 
 OUTAGE_S = 10.0  # how long those who wait bear with a Redis that does not answer
 
@@ -155,6 +156,8 @@ class Heartbeat:
 
 
 def _unreachable(where: str, failure: LinkLost | Refused | None) -> SchedulerUnavailable:
+    if (full := takes_no_writes(str(failure))) is not None:
+        return SchedulerUnavailable(f"Redis at {where} takes no writes: {full}")
     if isinstance(failure, Refused):
         return SchedulerUnavailable(
             f"Redis at {where} refuses this client ({failure}); check the user and password in redis_url, and what "

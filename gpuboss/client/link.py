@@ -16,6 +16,7 @@ from redis import exceptions
 
 from gpuboss.client.wire import Argument, Wire
 from gpuboss.config import redact_url
+from gpuboss.full import APPEND, takes_no_writes
 from gpuboss.keys import Keys
 
 COMMAND_S = 5.0  # how long one command may take
@@ -24,8 +25,8 @@ READ_MAX = 1000  # entries in one read
 DEFAULT_SESSION_TTL_MS = 15_000  # until a first scheduler has said another
 
 # KEYS sessions scheduler, ARGV member and TTL. The server's clock decides over sessions, so it also writes their
-# scores: a service's own may be wrong.
-BEAT = """
+# scores: a service's own may be wrong. And it must be taken by a server that is full, or the session would die of it.
+BEAT = """#!lua flags=allow-oom
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local said = redis.call('HMGET', KEYS[2], 'session_ttl_ms', 'alive_until_ms', 'incarnation')
@@ -45,6 +46,10 @@ class LinkLost(Exception):
 
 class Refused(Exception):
     """Redis will not do this, however often it is asked."""
+
+
+class Full(Refused):
+    """Redis has no room for this: it was not done. At the limit of its memory there is a way beyond: see `append`."""
 
 
 Trouble = LinkLost | Refused
@@ -91,8 +96,11 @@ class Link:
         """Connect for reading, unless that was done. Raises `LinkLost` or `Refused`."""
         await _opened(self._reading)
 
-    def append(self, entries: Sequence[tuple[str, bytes]], told: Callable[[list[Outcome] | Trouble], None]) -> bool:
-        """Append (type, data) to the log, in one round trip; False, and nothing is sent, if we are not connected.
+    def append(
+        self, entries: Sequence[tuple[str, bytes, bool]], told: Callable[[list[Outcome] | Trouble], None]
+    ) -> bool:
+        """Append (type, data, whether also where Redis is full) to the log, in one round trip; False, and nothing is
+        sent, if we are not connected.
 
         `told` is called with one result for each (None is success), or with what went wrong if nothing is known about
         any of them.
@@ -105,7 +113,11 @@ class Link:
             else:
                 told([_trouble(answer) if isinstance(answer, Exception) else None for answer in answers])
 
-        return self._commands.post([("XADD", key, "*", "type", kind, "data", data) for kind, data in entries], answered)
+        commands: list[tuple[Argument, ...]] = [
+            ("EVAL", APPEND, 1, key, kind, data) if beyond else ("XADD", key, "*", "type", kind, "data", data)
+            for kind, data, beyond in entries
+        ]
+        return self._commands.post(commands, answered)
 
     def read(self, after: StreamId, told: Callable[[list[Mail] | Trouble], None]) -> bool:
         """Read the entries of the reply stream behind `after`; False if we are not connected.
@@ -203,6 +215,8 @@ def _trouble(error: Exception) -> Trouble:
     if isinstance(error, TimeoutError):
         return LinkLost("no answer in time")
     text = str(error) or type(error).__name__
+    if takes_no_writes(text) is not None:
+        return Full(text)
     hopeless = isinstance(error, _HOPELESS) or text.startswith(("WRONGTYPE", "no such key"))
     # Somebody appended the highest id of all: no entry can follow it.
     return Refused(text) if hopeless or "exhausted" in text else LinkLost(text)

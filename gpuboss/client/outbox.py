@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-from gpuboss.client.link import Link, LinkLost, Outcome, Refused, Trouble, encoded
+from gpuboss.client.link import Full, Link, LinkLost, Outcome, Refused, Trouble, encoded
 from gpuboss.client.pace import Backoff
-from gpuboss.events import Event
+from gpuboss.events import Event, LeaseRequested
 
 BATCH_MAX = 500
 
@@ -22,13 +22,14 @@ Tell = Callable[[Refused | None], object]
 class Letter:
     """One event on its way."""
 
-    __slots__ = ("_tell", "data", "event", "is_delivered", "kind")
+    __slots__ = ("_tell", "beyond", "data", "event", "is_delivered", "kind")
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.kind = type(event).__name__
         self.data = encoded(event)
         self.is_delivered = False
+        self.beyond = False  # it is to be written although Redis is full
         self._tell: list[Tell] = []
 
     def when_delivered(self, tell: Tell) -> None:
@@ -93,7 +94,7 @@ class Outbox:
         if self._under_way or not self._letters or self._stuck.is_set():
             return
         self._under_way = list(islice(self._letters, BATCH_MAX))
-        entries = [(letter.kind, letter.data) for letter in self._under_way]
+        entries = [(letter.kind, letter.data, letter.beyond) for letter in self._under_way]
         if not self._link.append(entries, self._answered):
             self._get_stuck()
 
@@ -103,16 +104,21 @@ class Outbox:
             return
         batch, self._under_way = self._under_way, []
         kept = []
+        is_lost = False
         for letter, result in zip(batch, results, strict=True):
             self._letters.popleft()
-            if isinstance(result, LinkLost):
+            # A request is better refused by a full server than kept waiting; nobody is served by a refused release.
+            is_full = isinstance(result, Full) and not isinstance(letter.event, LeaseRequested)
+            if is_full or isinstance(result, LinkLost):
+                is_lost = is_lost or letter.beyond or not is_full
+                letter.beyond = letter.beyond or is_full
                 kept.append(letter)
                 continue
             if result is not None:
                 _log.error("Redis refuses %s: %s", letter.kind, result)
             letter.deliver(result)
-        if kept:
-            self._letters.extendleft(reversed(kept))
+        self._letters.extendleft(reversed(kept))
+        if is_lost:
             self._get_stuck()
         else:
             self._backoff.reset()

@@ -23,6 +23,7 @@ from gpuboss.config.settings import (
 from gpuboss.config.units import gb_to_mib, parse_devices, parse_duration_ms, parse_size_mib
 from gpuboss.config.values import read_device, redact_url
 from gpuboss.config.yaml_lines import read_yaml
+from gpuboss.core.policy import MAX_WAITING
 from gpuboss.errors import ConfigError
 from gpuboss.events import HeadStart, Priority
 
@@ -32,6 +33,7 @@ __all__ = [
     "ModelConfig",
     "PolicyConfig",
     "SchedulerConfig",
+    "ServiceConfig",
     "gb_to_mib",
     "load_config",
     "load_config_with_origins",
@@ -41,6 +43,8 @@ __all__ = [
     "parse_size_mib",
     "redact_url",
 ]
+
+SERVICES_MAX = 500  # with rules of their own: all of them stand in one entry of the log
 
 Durability = Literal["strict", "standard", "replicated"]
 
@@ -95,11 +99,22 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         return read_at(read_device, device, self.device_env) if device else None
 
 
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The rules for one service. None leaves the matter to the rules for all."""
+
+    max_waiting: int | None = None
+
+
 class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The rules of scheduling that can be set. `margin_mib` None is `auto`: each device's own default."""
+    """The rules of scheduling that can be set. `margin_mib` None is `auto`: each device's own default.
+
+    `max_waiting`: how many requests of each service may wait, unless `services` says so for it.
+    """
 
     head_start_ms: HeadStart = HeadStart()
     margin_mib: int | None = None
+    max_waiting: int = MAX_WAITING
+    services: dict[str, ServiceConfig] = {}
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,7 +222,14 @@ def _config(values: Values) -> Config:
 
 def _policy(values: Values, path: KeyPath) -> PolicyConfig:
     head_start_ms = _built(HeadStart, values, (*path, "head_start_ms"))
-    return _built(PolicyConfig, values, path, head_start_ms=head_start_ms)
+    named = [key for key in values if len(key) == len(path) + 2 and key[:-1] == (*path, "services")]
+    if len(named) > SERVICES_MAX:
+        raise ConfigError(
+            f"{values[named[0]].origin}: {'.'.join(named[0][:-1])} names {len(named)} services; expected "
+            f"{SERVICES_MAX} at most: give those that are alike the value for all"
+        )
+    services = {key[-1]: _built(ServiceConfig, values, key) for key in named}
+    return _built(PolicyConfig, values, path, head_start_ms=head_start_ms, services=services)
 
 
 def _model(values: Values, path: KeyPath) -> ModelConfig:

@@ -32,7 +32,7 @@ from gpuboss.config.values import (
 )
 from gpuboss.config.yaml_lines import Located
 from gpuboss.errors import ConfigError
-from gpuboss.events import GPUS_MAX, MS_MAX
+from gpuboss.events import GPUS_MAX, MS_MAX, WAITING_MAX
 
 CONFIG_VARIABLE = "GPUBOSS_CONFIG"
 NAME_CHARACTERS_MAX = 128
@@ -101,6 +101,8 @@ SETTINGS = (
     Setting("scheduler.policy.head_start_ms.normal", "normal", _ms),
     Setting("scheduler.policy.head_start_ms.high", "high", _ms),
     Setting("scheduler.policy.margin_mib", "margin_mib", _margin),
+    Setting("scheduler.policy.max_waiting", "max_waiting", whole_number(1, WAITING_MAX)),
+    Setting("scheduler.policy.services.*.max_waiting", "max_waiting", whole_number(1, WAITING_MAX)),
     Setting("scheduler.memory_file", "memory_file", optional(read_path), "GPUBOSS_MEMORY_FILE"),
     Setting("scheduler.snapshot_every", "snapshot_every", whole_number(1, MS_MAX)),
     Setting("scheduler.replies_max", "replies_max", whole_number(1, MS_MAX), "GPUBOSS_REPLIES_MAX"),
@@ -177,12 +179,14 @@ def read_section(node: Located, file: str, section: Section, path: KeyPath = ())
             continue
         if "*" in section:
             values[here] = Given(None, None, origin)
-            _refuse_bad_name(key, origin)
+            _refuse_bad_name(key, origin, path)
         values |= read_section(child, file, known, here)
     return values
 
 
-def _refuse_bad_name(name: str, origin: str) -> None:
+def _refuse_bad_name(name: str, origin: str, section: KeyPath) -> None:
+    if section[-1:] == ("services",):
+        read_at(read_name, name, origin)
     # Names are shown on terminals and travel in events, so no control characters and no novels.
     if not name.isprintable() or not 0 < len(name) <= NAME_CHARACTERS_MAX:
         raise ConfigError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
+from collections.abc import Iterator
 from typing import Literal
 
 from msgspec import Struct
 
-from gpuboss.core.granting import kept_free
 from gpuboss.core.ledger import Device
 from gpuboss.core.placement import has_room, nearest, place
 from gpuboss.core.state import State
@@ -29,30 +30,67 @@ class Explanation(Struct, frozen=True):
 
 def explain(state: State, waiting: Waiting) -> Explanation:
     """Explain one request, wherever in the queue it is. Walks the queue."""
-    mine = (waiting.key, waiting.arrival)
-    ahead = sum(1 for other in state.waitlist.by_id.values() if (other.key, other.arrival) < mine)
-    return _explain(state, waiting, ahead + 1, _holders(state))
+    mine = _order(waiting)
+    ahead = sum(1 for other in state.waitlist.by_id.values() if _order(other) < mine)
+    return _explain(state, waiting, ahead + 1, KeptFree(state), _Holders(state))
+
+
+def explaining(state: State, most: int = EXPLAINED_MAX) -> Iterator[tuple[Waiting, Explanation]]:
+    """Explain the first `most` of the queue one by one. Whoever does something else in between gets what was in the way
+    at the beginning, and those who have gone meanwhile are left out."""
+    first = heapq.nsmallest(most, state.waitlist.by_id.values(), key=_order)
+    kept, holders = KeptFree(state), _Holders(state)
+    for number, waiting in enumerate(first, start=1):
+        if not waiting.gone:
+            yield waiting, _explain(state, waiting, number, kept, holders)
 
 
 def explain_first(state: State, most: int = EXPLAINED_MAX) -> dict[str, Explanation]:
     """Explain the first `most` of the queue, by lease_id."""
-    first = heapq.nsmallest(most, state.waitlist.by_id.values(), key=lambda waiting: (waiting.key, waiting.arrival))
-    holders = _holders(state)
-    return {
-        waiting.request.lease_id: _explain(state, waiting, number, holders)
-        for number, waiting in enumerate(first, start=1)
-    }
+    return {waiting.request.lease_id: why for waiting, why in explaining(state, most)}
 
 
-def _holders(state: State) -> dict[Device, list[str]]:
-    holders: dict[Device, list[str]] = {device: [] for device in state.ledger.devices.values()}
-    for lease_id, lease in state.ledger.leases.items():
-        for device in lease.devices:
-            holders[device].append(lease_id)
-    return holders
+class KeptFree:
+    """What is kept free for those who come first. To be asked in the order of the queue."""
+
+    def __init__(self, state: State) -> None:
+        firsts = [state.waitlist.first(shape) for shape in state.waitlist.shapes()]
+        self._left = deque(sorted((each for each in firsts if each is not None and each.target), key=_order))
+        self._kept: dict[Device, Waiting] = {}
+
+    def before(self, waiting: Waiting) -> dict[Device, Waiting]:
+        """The devices that are kept free for requests that come before this one, and for which."""
+        while self._left and _order(self._left[0]) < _order(waiting):
+            first = self._left.popleft()
+            for device in first.target or ():
+                self._kept.setdefault(device, first)
+        return self._kept
 
 
-def _explain(state: State, waiting: Waiting, number: int, holders: dict[Device, list[str]]) -> Explanation:
+class _Holders:
+    """Whose leases lie where, looked up once for many requests that wait for the same."""
+
+    def __init__(self, state: State) -> None:
+        self._on: dict[Device, list[str]] = {}
+        self._on_all: dict[tuple[Device, ...], list[str]] = {}
+        for lease_id, lease in state.ledger.leases.items():
+            for device in lease.devices:
+                self._on.setdefault(device, []).append(lease_id)
+
+    def of(self, devices: list[Device]) -> list[str]:
+        """The leases on any of the devices, by name."""
+        places = tuple(devices)
+        found = self._on_all.get(places)
+        if found is None:
+            found = self._on_all[places] = sorted({each for device in places for each in self._on.get(device, ())})
+        return found
+
+
+def _order(waiting: Waiting) -> tuple[int, int]:
+    return waiting.key, waiting.arrival
+
+
+def _explain(state: State, waiting: Waiting, number: int, free: KeptFree, holders: _Holders) -> Explanation:
     shape = waiting.shape
     able = state.candidates(shape)
     if state.recovering_since_ms is not None:
@@ -61,16 +99,15 @@ def _explain(state: State, waiting: Waiting, number: int, holders: dict[Device, 
         )
     if not able:
         return Explanation(number, "no_room", [], "no device is known yet")
-    kept = kept_free(state, waiting)
+    kept = free.before(waiting)
     if place(shape, able) is not None:
         first = sorted({kept[d].arrival: kept[d].request.lease_id for d in able if d in kept}.items())
         ids = [lease_id for _, lease_id in first]
         return Explanation(number, "reserved_for", ids, "the room there is is kept for requests that come first")
     aimed = waiting.target or nearest(shape, able) or able
     full = [device for device in aimed if not has_room(shape, device)] or aimed
-    blocked_by = sorted({lease_id for device in full for lease_id in holders[device]})
     room = ", ".join(f"{device.key} has {max(0, device.free_mib)} MiB free" for device in full[:4])
-    return Explanation(number, _reason(shape, full), blocked_by, f"needs {_wish(shape)}; {room}")
+    return Explanation(number, _reason(shape, full), holders.of(full), f"needs {_wish(shape)}; {room}")
 
 
 def _reason(shape: Shape, full: list[Device]) -> Reason:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import heapq
 
 from gpuboss.core.addresses import reply_address
+from gpuboss.core.fronts import Entry, Front
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import nearest, place
-from gpuboss.core.state import State, Turn
+from gpuboss.core.state import Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Shape, Waiting
 from gpuboss.events import LeaseGranted, LeaseRequested
@@ -23,25 +24,45 @@ def grant_pass(turn: Turn) -> None:
     state = turn.state
     if not state.waitlist.by_id or state.recovering_since_ms is not None:
         return
-    queue = _firsts(state)
+    version = state.ledger.version
+    heads = state.fronts.all(state.waitlist, version, state.candidates)
+    heapq.heapify(heads)
     blocked: set[Device] = set()
-    while queue and len(blocked) < len(state.ledger.devices):
-        shape = queue[0][2]
-        waiting = state.waitlist.first(shape)
-        assert waiting is not None
-        able = state.candidates(shape)
-        devices = place(shape, _without(able, blocked))
-        if devices is None:
-            heapq.heappop(queue)  # no other of this shape has a place either
-            waiting.target = _target(waiting, shape, able, blocked)
-            blocked.update(waiting.target or ())
-            continue
-        _grant(turn, waiting, devices)
-        following = state.waitlist.first(shape)
+    passed: list[tuple[Front, Entry]] = []
+    while heads and len(blocked) < len(state.ledger.devices):
+        front = heads[0][2]
+        entry = front.queue[0]
+        if not _serve(turn, entry[2], front, blocked):
+            passed.append((front, heapq.heappop(front.queue)))
+        # Nothing of a front is left to look at once all its devices are blocked, except for what was kept before
+        # the devices changed.
+        is_over = state.fronts.settled == version and not _without(front.able, blocked)
+        following = None if is_over else front.first(state.waitlist)
         if following is None:
-            heapq.heappop(queue)
+            heapq.heappop(heads)
         else:
-            heapq.heapreplace(queue, (following.key, following.arrival, shape))
+            heapq.heapreplace(heads, (following[0], following[1], front))
+    if not heads:
+        state.fronts.settled = version
+    for front, entry in passed:
+        heapq.heappush(front.queue, entry)
+
+
+def _serve(turn: Turn, shape: Shape, front: Front, blocked: set[Device]) -> bool:
+    """Grant the first of a shape if it has a place. If not, no other of the shape has one either, and what is kept free
+    for the first is added to `blocked`."""
+    waiting = turn.state.waitlist.first(shape)
+    assert waiting is not None
+    devices = place(shape, _without(front.able, blocked))
+    if devices is None:
+        waiting.target = _target(waiting, shape, front.able, blocked)
+        blocked.update(waiting.target or ())
+        return False
+    _grant(turn, waiting, devices)
+    following = turn.state.waitlist.first(shape)
+    if following is not None:
+        heapq.heapreplace(front.queue, (following.key, following.arrival, shape))
+    return True
 
 
 def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[Device]) -> bool:
@@ -55,31 +76,6 @@ def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[
         return False
     _open_lease(turn, request, state.arrivals, state.now_ms, devices)
     return True
-
-
-def kept_free(state: State, before: Waiting) -> dict[Device, Waiting]:
-    """What is kept free for requests that come before this one, and for which: to explain a wait."""
-    kept: dict[Device, Waiting] = {}
-    for shape in state.waitlist.shapes():
-        first = state.waitlist.first(shape)
-        if first is not None and (first.key, first.arrival) < (before.key, before.arrival):
-            for device in first.target or ():
-                if device not in kept or (first.key, first.arrival) < (
-                    kept[device].key,
-                    kept[device].arrival,
-                ):
-                    kept[device] = first
-    return kept
-
-
-def _firsts(state: State) -> list[tuple[int, int, Shape]]:
-    queue: list[tuple[int, int, Shape]] = []
-    for shape in state.waitlist.shapes():
-        first = state.waitlist.first(shape)
-        assert first is not None
-        queue.append((first.key, first.arrival, shape))
-    heapq.heapify(queue)
-    return queue
 
 
 def _without(able: list[Device], blocked: set[Device]) -> list[Device]:

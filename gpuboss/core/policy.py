@@ -8,7 +8,23 @@ from __future__ import annotations
 
 from gpuboss.events import HeadStart, PolicySet, Priority
 
-DEFAULT_POLICY = PolicySet(head_start_ms=HeadStart(), margin_mib=None, session_ttl_ms=15_000, lock_delay_ms=60_000)
+# How many requests of one service may wait. More than any service can mean: at one grant a second the last of them
+# waits for three hours. And few enough to bear: they cost the scheduler 10 MB, and each is explained and shown.
+MAX_WAITING = 10_000
+
+DEFAULT_POLICY = PolicySet(
+    head_start_ms=HeadStart(),
+    margin_mib=None,
+    session_ttl_ms=15_000,
+    lock_delay_ms=60_000,
+    max_waiting=MAX_WAITING,
+)
+
+
+def max_waiting_of(policy: PolicySet, service: str) -> int | None:
+    """How many requests of a service may wait at one time; None: any number."""
+    rules = policy.services.get(service)
+    return policy.max_waiting if rules is None else rules.max_waiting
 
 
 def queue_key(policy: PolicySet, priority: Priority, now_ms: int) -> int:

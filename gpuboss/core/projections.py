@@ -11,6 +11,8 @@ from gpuboss.core.state import State
 from gpuboss.core.waitlist import Waiting
 from gpuboss.events import Priority
 
+BLOCKERS_SHOWN = 16  # of a waiting request: a thousand small leases in the way of a thousand requests are a million ids
+
 
 class LeaseRow(Struct, frozen=True):
     """A lease as `redis-cli hgetall "gpuboss:leases"` shows it."""
@@ -30,7 +32,8 @@ class LeaseRow(Struct, frozen=True):
 
 
 class QueueRow(Struct, frozen=True):
-    """A waiting request. `place`, `reason` and `blocked_by` are refreshed apart from the commits."""
+    """A waiting request. `place`, `reason` and `blocked_by` are refreshed apart from the commits; of
+    the blockers it has the first few."""
 
     lease_id: str
     service: str
@@ -85,7 +88,7 @@ def queue_row(waiting: Waiting, explanation: Explanation | None = None) -> Queue
         requested_at_ms=waiting.requested_at_ms,
         place=UNSET if explanation is None else explanation.place,
         reason=UNSET if explanation is None else explanation.reason,
-        blocked_by=UNSET if explanation is None else explanation.blocked_by,
+        blocked_by=UNSET if explanation is None else explanation.blocked_by[:BLOCKERS_SHOWN],
     )
 
 

@@ -10,7 +10,7 @@ from gpuboss.core.addresses import reply_address, session_member
 from gpuboss.core.granting import grant_at_once
 from gpuboss.core.history import Past
 from gpuboss.core.placement import why_impossible
-from gpuboss.core.policy import queue_key
+from gpuboss.core.policy import max_waiting_of, queue_key
 from gpuboss.core.refusals import reject
 from gpuboss.core.state import Turn
 from gpuboss.core.timers import TimerKind
@@ -35,6 +35,8 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
             f"session {request.session} was lost; a new process takes a new one",
         )
         return
+    if _deny_beyond_cap(turn, request):
+        return
     shape = shape_of(request)
     # While no device is known nothing is impossible: the request waits for the devices to show up.
     able = state.candidates(shape)
@@ -45,6 +47,24 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
     state.join_session(request)
     if not grant_at_once(turn, request, shape, able):
         _wait(turn, request, shape)
+
+
+def _deny_beyond_cap(turn: Turn, request: LeaseRequested) -> bool:
+    """Deny a request of a service of which as many wait as may. Before anything is looked for: of whoever floods, this
+    is the way of nearly every request. Not while a lost log recovers: then nobody is denied."""
+    state = turn.state
+    waiting = state.waitlist.count_of(request.service)
+    most = max_waiting_of(state.policy, request.service)
+    if most is None or waiting < most or state.recovering_since_ms is not None:
+        return False
+    deny(
+        turn,
+        request,
+        "quota",
+        f"{waiting} requests of {request.service} wait already, and max_waiting is {most}; ask again once some are "
+        "answered, ask for fewer at a time, or raise max_waiting in scheduler.policy",
+    )
+    return True
 
 
 def _wait(turn: Turn, request: LeaseRequested, shape: Shape) -> None:

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from gpuboss.core import placement
 from gpuboss.core.addresses import session_member
+from gpuboss.core.fronts import Fronts
 from gpuboss.core.history import Memory, Past
 from gpuboss.core.ledger import Device, Ledger
 from gpuboss.core.policy import DEFAULT_POLICY
@@ -32,6 +33,7 @@ class State:
         self.arrivals = 0
         self.ledger = Ledger()
         self.waitlist = Waitlist()
+        self.fronts = Fronts()
         self.timers = Timers()
         self.history: Memory[Past] = Memory()  # by lease_id
         self.sessions: dict[str, dict[str, None]] = {}  # member -> its lease_ids, in their order

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from gpuboss.core.ledger import Device
 from gpuboss.events import LeaseRequested
 
+GONE_MIN = 1_000  # of those that are gone, so many are always borne in the heaps
+
 
 class Shape(NamedTuple):
     """What of a request decides where it fits."""
@@ -50,7 +52,10 @@ class Waitlist:
 
     def __init__(self) -> None:
         self.by_id: dict[str, Waiting] = {}
+        self._of_service: dict[str, int] = {}  # how many wait, of those of whom anybody does
         self._heaps: dict[Shape, list[tuple[int, int, Waiting]]] = {}
+        self._changed: dict[Shape, None] = {}  # shapes that have another first than when they were last taken
+        self._gone = 0  # how many in the heaps are
 
     def add(self, waiting: Waiting) -> bool:
         """Queue a request. True if it is now the first of its shape, so that a place for it must be looked for."""
@@ -59,19 +64,44 @@ class Waitlist:
             heap = self._heaps[waiting.shape] = []
         heapq.heappush(heap, (waiting.key, waiting.arrival, waiting))
         self.by_id[waiting.request.lease_id] = waiting
-        return self._first(heap) is waiting
+        service = waiting.request.service
+        self._of_service[service] = self._of_service.get(service, 0) + 1
+        is_first = self._first(heap) is waiting
+        if is_first:
+            self._changed[waiting.shape] = None
+        return is_first
 
     def remove(self, waiting: Waiting) -> None:
         """Take a request out: it was granted, or it is over."""
         waiting.gone = True
         del self.by_id[waiting.request.lease_id]
-        if self._first(self._heaps[waiting.shape]) is None:
+        service = waiting.request.service
+        self._of_service[service] -= 1
+        if not self._of_service[service]:
+            del self._of_service[service]
+        self._gone += 1
+        heap = self._heaps[waiting.shape]
+        if heap[0][2] is waiting:
+            self._changed[waiting.shape] = None
+        if self._first(heap) is None:
             del self._heaps[waiting.shape]
+        if self._gone > len(self.by_id) + GONE_MIN:
+            self._drop_gone()
+
+    def count_of(self, service: str) -> int:
+        """How many requests of a service wait."""
+        return self._of_service.get(service, 0)
 
     def first(self, shape: Shape) -> Waiting | None:
         """The first waiting request of a shape."""
         heap = self._heaps.get(shape)
         return None if heap is None else self._first(heap)
+
+    def take_changed(self) -> list[Shape]:
+        """The shapes that have another first, or have one, or none, since this was last asked."""
+        changed = list(self._changed)
+        self._changed.clear()
+        return changed
 
     def shapes(self) -> Iterator[Shape]:
         """The shapes that somebody waits for."""
@@ -85,8 +115,15 @@ class Waitlist:
         """The whole queue in its order. Walks it: for people, not for decisions."""
         return sorted(self.by_id.values(), key=lambda waiting: (waiting.key, waiting.arrival))
 
-    @staticmethod
-    def _first(heap: list[tuple[int, int, Waiting]]) -> Waiting | None:
+    def _drop_gone(self) -> None:
+        """Whoever asks and takes back, behind one who waits for ever, would fill the heaps without end."""
+        for heap in self._heaps.values():
+            heap[:] = [entry for entry in heap if not entry[2].gone]
+            heapq.heapify(heap)
+        self._gone = 0
+
+    def _first(self, heap: list[tuple[int, int, Waiting]]) -> Waiting | None:
         while heap and heap[0][2].gone:
             heapq.heappop(heap)
+            self._gone -= 1
         return heap[0][2] if heap else None

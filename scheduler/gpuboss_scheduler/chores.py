@@ -4,7 +4,7 @@ snapshots. Nothing of it grows the log unless something happened."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gpuboss.core.state import State
@@ -17,13 +17,14 @@ from gpuboss_scheduler.reign import BEAT_S, Reign
 from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
 from gpuboss_scheduler.snapshots import Snapshots
 
+EXPLAIN_PAUSE_S = 0.02
 THOROUGH_EVERY = 20  # every so many looks at what Redis shows go through all rows, and do not only count them
 
 
 @dataclass(slots=True)
 class _Chore:
     every_s: float
-    work: Callable[[], None]
+    work: Callable[[], float | None]  # returns in how many s it goes on, None where it is done for this time
     due_s: float = 0.0
 
 
@@ -49,6 +50,7 @@ class Chores:
         self._seen = seen
         self._ticked_ms = 0
         self._explained_id = ""
+        self._explaining: Iterator[bool] | None = None
         self._looks = 0
         self._due_s = 0.0  # when the first of the chores is due
         self._chores = [
@@ -79,7 +81,9 @@ class Chores:
                 now_s = time.monotonic()
                 if chore.due_s <= now_s:
                     chore.due_s = now_s + chore.every_s
-                    chore.work()
+                    go_on_s = chore.work()
+                    if go_on_s is not None:
+                        chore.due_s = now_s + go_on_s
             self._due_s = min(chore.due_s for chore in self._chores)
         if self.snapshots.are_due():
             self.snapshots.write()
@@ -110,8 +114,15 @@ class Chores:
         repair_queue(self._reign, self._state, thorough=thorough)
         repair_devices(self._reign, self._state)
 
-    def _explain_queue(self) -> None:
-        """Refresh place, reason and blockers of the first of the queue, if anything happened."""
-        if self._state.waitlist.by_id and self._explained_id != self._state.last_id:
-            self._explained_id = self._state.last_id
-            refresh_queue(self._reign, self._state)
+    def _explain_queue(self) -> float | None:
+        """Refresh place, reason and blockers of the first of the queue, if anything happened, step by step."""
+        state = self._state
+        if self._explaining is None:
+            if not state.waitlist.by_id or self._explained_id == state.last_id:
+                return None
+            self._explained_id = state.last_id
+            self._explaining = refresh_queue(self._reign, state)
+        if next(self._explaining, False):
+            return EXPLAIN_PAUSE_S
+        self._explaining = None
+        return None

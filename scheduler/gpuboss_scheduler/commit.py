@@ -16,6 +16,7 @@ from gpuboss_scheduler.scripts import Script
 REPLIES_LIVE_MS = 24 * 60 * 60 * 1000  # an unused reply stream goes after as long as ended leases are remembered
 REVIVE_EVERY_S = 60.0
 SESSIONS_MAX = 10_000
+STREAMS_MAX = 10_000
 
 assert REVIVE_EVERY_S * 1000 < REPLIES_LIVE_MS / 100
 
@@ -75,7 +76,10 @@ class Shown:
         now_s = time.monotonic()
         if now_s - self._revived_s.get(address, -REVIVE_EVERY_S) < REVIVE_EVERY_S:
             return number
+        self._revived_s.pop(address, None)
         self._revived_s[address] = now_s
+        if len(self._revived_s) > STREAMS_MAX:  # forgotten, it is only said once more
+            del self._revived_s[next(iter(self._revived_s))]
         return -number
 
 

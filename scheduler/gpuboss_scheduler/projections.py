@@ -3,16 +3,19 @@ explanations of the queue."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, cast
 
 import msgspec
 
-from gpuboss.core.explain import explain_first
+from gpuboss.core.explain import explaining
 from gpuboss.core.projections import device_rows, lease_rows, queue_row
 from gpuboss.core.state import State
 from gpuboss_scheduler.reign import Reign
 from gpuboss_scheduler.scripts import Script
+
+EXPLAINED_AT_ONCE = 20  # under half a millisecond
 
 _project = Script("project")
 
@@ -45,13 +48,14 @@ def repair_devices(reign: Reign, state: State) -> None:
         _write(reign, reign.keys.devices, present - state.ledger.devices.keys(), device_rows(state))
 
 
-def refresh_queue(reign: Reign, state: State) -> None:
-    """Write place, reason and blockers of the first of the queue."""
-    rows = {
-        lease_id: queue_row(state.waitlist.by_id[lease_id], explanation)
-        for lease_id, explanation in explain_first(state).items()
-    }
-    _write(reign, reign.keys.queue, (), rows)
+def refresh_queue(reign: Reign, state: State) -> Iterator[bool]:
+    """Write place, reason and blockers of the first of the queue, some in each step: every request that comes waits for
+    the step that is under way."""
+    explained = explaining(state)
+    while some := list(islice(explained, EXPLAINED_AT_ONCE)):
+        rows = {waiting.request.lease_id: queue_row(waiting, why) for waiting, why in some}
+        _write(reign, reign.keys.queue, (), rows)
+        yield True
 
 
 def write_all(reign: Reign, state: State) -> None:

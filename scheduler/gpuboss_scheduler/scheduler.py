@@ -13,7 +13,7 @@ from gpuboss.core.ledger import device_key
 from gpuboss.core.machine import entry_ms
 from gpuboss.core.state import State
 from gpuboss.core.verification import is_id
-from gpuboss.events import DeviceLost, DeviceObserved, Event, PolicySet
+from gpuboss.events import DeviceLost, DeviceObserved, Event, PolicySet, ServiceRules
 from gpuboss.keys import Keys
 from gpuboss.log import LogReader
 from gpuboss_scheduler.chores import Chores
@@ -203,6 +203,11 @@ class Scheduler:
             margin_mib=policy.margin_mib,
             session_ttl_ms=self._config.session_ttl_ms,
             lock_delay_ms=self._config.lock_delay_ms,
+            max_waiting=policy.max_waiting,
+            services={
+                name: ServiceRules(max_waiting=rules.max_waiting or policy.max_waiting)
+                for name, rules in policy.services.items()
+            },
         )
 
     def _about(self, durability: str, run_id: str) -> dict[str, str | int]:

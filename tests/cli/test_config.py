@@ -23,6 +23,8 @@ scheduler:
   http: off
   policy:
     head_start_ms: {high: 5000}
+    services:
+      imajin.batch: {max_waiting: 5}
 """
 
 
@@ -58,6 +60,8 @@ def test_each_value_with_its_unit_and_its_origin(shell: Console) -> None:
         ("scheduler.http", "off", None, f"{file}:10"),
         ("scheduler.lock_delay", 0, "ms", "default"),
         ("scheduler.policy.head_start_ms.high", 5_000, "ms", f"{file}:12"),
+        ("scheduler.policy.max_waiting", 10_000, None, "default"),
+        ("scheduler.policy.services.imajin.batch.max_waiting", 5, None, f"{file}:14"),
         ("scheduler.policy.head_start_ms.normal", 900_000, "ms", "default"),
         ("scheduler.policy.margin_mib", None, "MiB", "default"),
     ):

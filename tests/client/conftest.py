@@ -28,7 +28,7 @@ def slow_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a client appends takes a while: whoever does not wait for it is found out."""
     append = Link.append
 
-    def slow(self: Link, entries: Sequence[tuple[str, bytes]], told: Told) -> bool:
+    def slow(self: Link, entries: Sequence[tuple[str, bytes, bool]], told: Told) -> bool:
         asyncio.get_running_loop().call_later(0.05, append, self, entries, told)
         return True
 

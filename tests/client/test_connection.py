@@ -55,7 +55,7 @@ async def test_a_write_whose_answer_was_lost_is_repeated_with_the_same_id(
     append = Link.append
     losses = iter([True, True])
 
-    def lossy(self: Link, entries: Sequence[tuple[str, bytes]], told: Told) -> bool:
+    def lossy(self: Link, entries: Sequence[tuple[str, bytes, bool]], told: Told) -> bool:
         lost = next(losses, False)
         return append(self, entries, lambda results: told(LinkLost("the answer was lost") if lost else results))
 
@@ -71,9 +71,9 @@ async def test_of_a_batch_only_what_was_not_taken_is_repeated(
     append = Link.append
     refusals = iter([True])
 
-    def full(self: Link, entries: Sequence[tuple[str, bytes]], told: Told) -> bool:
+    def full(self: Link, entries: Sequence[tuple[str, bytes, bool]], told: Told) -> bool:
         if len(entries) > 1 and next(refusals, False):
-            refused = [LinkLost("OOM command not allowed") for _ in entries[1:]]
+            refused = [LinkLost("LOADING the server starts") for _ in entries[1:]]
             return append(
                 self, entries[:1], lambda first: told([*first, *refused] if isinstance(first, list) else first)
             )
@@ -94,7 +94,7 @@ async def test_what_gathers_meanwhile_goes_in_one_round_trip(
     append = Link.append
     batches: list[int] = []
 
-    def counting(self: Link, entries: Sequence[tuple[str, bytes]], told: Told) -> bool:
+    def counting(self: Link, entries: Sequence[tuple[str, bytes, bool]], told: Told) -> bool:
         batches.append(len(entries))
         return append(self, entries, told)
 

@@ -11,6 +11,7 @@ from gpuboss.config import (
     ModelConfig,
     PolicyConfig,
     SchedulerConfig,
+    ServiceConfig,
     load_config,
     load_config_with_origins,
     load_policy,
@@ -64,6 +65,10 @@ scheduler:
   policy:
     head_start_ms: {low: 1, normal: 2, high: 3}
     margin_mib: 512
+    max_waiting: 50
+    services:
+      imajin.batch: {max_waiting: 5}
+      ollama: {}
   memory_file: ./known-log.json
   snapshot_every: 100
   replies_max: 500
@@ -105,7 +110,12 @@ EVERYTHING = Config(
         session_ttl_ms=2000,
         lock_delay_ms=0,
         durability="strict",
-        policy=PolicyConfig(head_start_ms=HeadStart(low=1, normal=2, high=3), margin_mib=512),
+        policy=PolicyConfig(
+            head_start_ms=HeadStart(low=1, normal=2, high=3),
+            margin_mib=512,
+            max_waiting=50,
+            services={"imajin.batch": ServiceConfig(max_waiting=5), "ollama": ServiceConfig()},
+        ),
         memory_file="./known-log.json",
         snapshot_every=100,
         replies_max=500,
@@ -223,7 +233,7 @@ def test_arguments_beat_variables_beat_the_file(write):
 def test_origins_name_every_setting_and_the_models_own(write):
     _, origins = load_config_with_origins(write("models:\n  v1.5:\n    vram_gb: 8\n"), environ={})
     assert origins.pop("models.v1.5.vram_gb").endswith("config.yaml:3")
-    assert set(origins) == {setting.key for setting in SETTINGS if not setting.key.startswith("models")}
+    assert set(origins) == {setting.key for setting in SETTINGS if "*" not in setting.key}
 
 
 def test_an_empty_variable_is_not_set(write):
@@ -291,3 +301,16 @@ def test_importing_it_is_light():
     code = f"import sys, gpuboss.config; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_services_own_rules_need_the_name_of_a_service(write):
+    with pytest.raises(ConfigError, match=r"policy\.yaml:2: 'Ollama!' is not a name; expected 1 to 63 of a-z"):
+        load_policy(write("services:\n  Ollama!: {max_waiting: 1}\n", "policy.yaml"))
+    with pytest.raises(ConfigError, match=r"ollama\.max_waiting: 0 \(a number\) does not fit; expected a whole"):
+        load_policy(write("services:\n  ollama: {max_waiting: 0}\n", "policy.yaml"))
+
+
+def test_more_services_with_rules_of_their_own_than_one_entry_of_the_log_holds_are_refused(write):
+    text = "services:\n" + "".join(f"  service-{number}: {{max_waiting: 1}}\n" for number in range(501))
+    with pytest.raises(ConfigError, match=r"policy\.yaml:2: services names 501 services; expected 500 at most"):
+        load_policy(write(text, "policy.yaml"))

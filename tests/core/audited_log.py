@@ -44,6 +44,18 @@ class AuditedLog:
     problems: list[str]
 
 
+@dataclass
+class Caps:
+    """How many requests of one service may wait: of each, and, where they have rules of their own, of some."""
+
+    of_each: int | None = 10_000
+    services: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def of(self, service: str) -> int | None:
+        """Of this service; None: any number."""
+        return self.services[service]["max_waiting"] if service in self.services else self.of_each
+
+
 def read_log(entries: Iterable[tuple[str, list[bytes]]]) -> AuditedLog:
     """Sort out who wrote what, and pair decisions with their causes."""
     log = AuditedLog([], (0, 0), [])

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.core.audited_log import Audited, read_log
+from tests.core.audited_log import Audited, Caps, read_log
 
 DAY_MS = 24 * 60 * 60 * 1000
 SHAPE = ("vram_mib", "gpus", "exclusive", "device", "node")
@@ -107,6 +107,7 @@ class Audit:
         self._recovery = Recovery()
         self._lock_delay_ms = 60_000
         self._head_start_ms = {"low": 0, "normal": 900_000, "high": 3_600_000}
+        self._caps = Caps()
         self._now_ms = 0
         self._fence = 0
         for entry in log.inputs:
@@ -190,6 +191,7 @@ class Audit:
 
     def _apply_fact(self, entry: Audited) -> None:
         data = entry.data
+        self._lost = {who: ms for who, ms in self._lost.items() if ms + DAY_MS > self._now_ms}
         match entry.type:
             case "SchedulerElected" if data.get("lost") is not None:
                 self._recovery.since_ms = self._now_ms
@@ -203,6 +205,7 @@ class Audit:
             case "PolicySet":
                 self._head_start_ms, self._lock_delay_ms = data["head_start_ms"], data["lock_delay_ms"]
                 self._recovery.session_ttl_ms = data["session_ttl_ms"]
+                self._caps = Caps(data.get("max_waiting"), data.get("services", {}))
             case "DeviceObserved":
                 self._devices[f"{data['node']}/{data['device']}"] = data
             case "SessionLost":
@@ -211,7 +214,6 @@ class Audit:
                 account = self.accounts.get(data["lease_id"])
                 if account is not None and account.standing == "reclaiming":
                     account.standing, account.devices = "over", []
-        self._lost = {who: ms for who, ms in self._lost.items() if ms + DAY_MS > self._now_ms}
 
     def _shift(self, from_ms: int, delta_ms: int) -> None:
         self._recovery.shift(from_ms, delta_ms)
@@ -250,6 +252,8 @@ class Audit:
         """Whether this entry ends that account, if it is waiting or alive."""
         data = entry.data
         match entry.type:
+            case "LeaseRequested":  # beyond the cap; a repetition is of an older account
+                return account.order[1] == entry.at and self._is_beyond_cap(account)
             case "LeaseReleased":
                 return bool(lease_id == data["lease_id"] and account.asked["service"] == data["service"])
             case "LeaseRevoked":
@@ -263,6 +267,12 @@ class Audit:
                 deadlines = (account.expires_ms, account.yield_by_ms)
                 return account.alive and any(ms is not None and ms <= self._now_ms for ms in deadlines)
         return False
+
+    def _is_beyond_cap(self, new: Account) -> bool:
+        """Whether as many others of its service wait as may. While a lost log recovers any number may."""
+        waiting = [each.asked["service"] for each in self.accounts.values() if each.standing == "waiting"]
+        most = self._caps.of(new.asked["service"])
+        return most is not None and self._recovery.since_ms is None and waiting.count(new.asked["service"]) > most
 
     # ------------------------------------------------------------ the decisions
 
@@ -343,6 +353,7 @@ class Audit:
             "timeout": entry.type == "ClockTicked" and due,
             "cancelled": entry.type in ("LeaseReleased", "LeaseRevoked") and due,
             "session_lost": (entry.type == "SessionLost" and due) or (its_own and lost),
+            "quota": its_own and due,
         }
         if not right.get(reason, False) or not decision.data["detail"]:
             self._blame(decision, f"denies as {reason}, because of {entry.type}")

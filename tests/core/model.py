@@ -58,6 +58,8 @@ class Model:
         self.epoch = self.seq = self.fence = self.arrivals = 0
         self.lock_delay_ms = 60_000
         self.head_start_ms = {"low": 0, "normal": 900_000, "high": 3_600_000}
+        self.max_waiting: int | None = 10_000
+        self.max_waiting_of: dict[str, int] = {}
         self.devices: dict[str, dict[str, Any]] = {}
         self.cases: dict[str, Case] = {}
         self.room = Room(self.devices, self.cases)
@@ -221,6 +223,8 @@ class Model:
     def on_PolicySet(self, data: dict[str, Any]) -> None:
         """Those who wait keep their keys."""
         self.lock_delay_ms, self.head_start_ms = data["lock_delay_ms"], data["head_start_ms"]
+        self.max_waiting = data.get("max_waiting")
+        self.max_waiting_of = {name: rules["max_waiting"] for name, rules in data.get("services", {}).items()}
 
     def on_DeviceObserved(self, data: dict[str, Any]) -> None:
         """A device is there, or changed."""
@@ -279,11 +283,15 @@ class Model:
             return
         wait_until_ms = None if asked["wait_ms"] is None else self.now_ms + asked["wait_ms"]
         key = self.now_ms - self.head_start_ms[asked["priority"]]
+        most = self.max_waiting_of.get(asked["service"], self.max_waiting)
+        others = [case for case in self.queue() if case.asked["service"] == asked["service"]]
         self.arrivals += 1
         case = Case(asked, self.arrivals, key, self.now_ms, wait_until_ms)
         self.cases[asked["lease_id"]] = case
         if (asked["service"], asked["session"]) in self.lost:
             self._deny(case, "session_lost")
+        elif most is not None and len(others) >= most:
+            self._deny(case, "quota")
         elif self.devices and not self.room.able(asked):
             self._deny(case, "impossible")
 

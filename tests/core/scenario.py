@@ -10,7 +10,7 @@ which a test tells its story, and answers each with one short line a decision.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,6 +40,7 @@ from gpuboss.events import (
     LeaseStateChanged,
     PolicySet,
     SchedulerElected,
+    ServiceRules,
     SessionLost,
     VramReclaimed,
     YieldRequested,
@@ -170,9 +171,22 @@ def observed(number: int, total_mib: int, node: str = NODE, **fields: Any) -> De
     return DeviceObserved(node=node, device=f"cuda:{number}", total_mib=total_mib, **(about | fields))
 
 
-def policy(lock_delay_ms: int = 0, **head_start_ms: int) -> PolicySet:
-    """The default rules but for the lock delay, which simulated devices do not need, and head starts given."""
-    return PolicySet(HeadStart(**head_start_ms), margin_mib=None, session_ttl_ms=15_000, lock_delay_ms=lock_delay_ms)
+def policy(
+    lock_delay_ms: int = 0,
+    max_waiting: int | None = None,
+    services: Mapping[str, int] | None = None,
+    **head_start_ms: int,
+) -> PolicySet:
+    """The default rules but for the lock delay, which simulated devices do not need, for how many may wait (of each
+    service, and of those named; any number unless given), and head starts given."""
+    return PolicySet(
+        HeadStart(**head_start_ms),
+        margin_mib=None,
+        session_ttl_ms=15_000,
+        lock_delay_ms=lock_delay_ms,
+        max_waiting=max_waiting,
+        services={name: ServiceRules(most) for name, most in (services or {}).items()},
+    )
 
 
 class Scenario(Log):
@@ -186,7 +200,7 @@ class Scenario(Log):
         super().__init__()
         self.heard: list[Told] = []  # all that was ever told
         self.happens(SchedulerElected("first", "0", 1, "log-1"))
-        self.happens(policy(lock_delay_ms, **head_start_ms))
+        self.happens(policy(lock_delay_ms, None, None, **head_start_ms))
         for number, size_mib in enumerate(sizes_mib):
             self.device(number, size_mib)
 

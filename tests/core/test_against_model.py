@@ -42,6 +42,7 @@ numbers = st.integers(0, 2)
 moments = st.sampled_from(MOMENTS_MS)
 ttls = st.sampled_from((1, 100, 1_000))
 mostly = st.sampled_from((True, True, True, True, True, True, False))
+caps = st.sampled_from((None, None, 1, 2, 5))
 NOBODY = 12
 back = st.integers(0, NOBODY)  # which request is meant, counted back from the newest
 
@@ -56,10 +57,10 @@ class AgainstModel(RuleBasedStateMachine):
         self.unread = 0  # how many more entries the scheduler leaves unread
         self.agreed = True
 
-    @initialize(sizes=st.sampled_from(FARMS), lock_delay=st.sampled_from((0, 60_000)))
-    def begin(self, sizes: tuple[int, ...], lock_delay: int) -> None:
+    @initialize(sizes=st.sampled_from(FARMS), lock_delay=st.sampled_from((0, 60_000)), most=caps)
+    def begin(self, sizes: tuple[int, ...], lock_delay: int, most: int | None) -> None:
         self.happens(SchedulerElected("first", "0", 1, "log-1"))
-        self.happens(policy(lock_delay))
+        self.happens(policy(lock_delay, most))
         for number, size in enumerate(sizes):
             self.happens(observed(number, size))
 
@@ -185,9 +186,9 @@ class AgainstModel(RuleBasedStateMachine):
         self.log.now_ms += max(0, delta_ms)
         self.happens(ClockJumped(f"{self.log.now_ms - back_ms}-0", delta_ms))
 
-    @rule(lock_delay=st.sampled_from((0, 60_000)), high=st.sampled_from((0, 100, 3_600_000)))
-    def set_policy(self, lock_delay: int, high: int) -> None:
-        self.happens(policy(lock_delay, high=high))
+    @rule(lock_delay=st.sampled_from((0, 60_000)), high=st.sampled_from((0, 100, 3_600_000)), most=caps, own=caps)
+    def set_policy(self, lock_delay: int, high: int, most: int | None, own: int | None) -> None:
+        self.happens(policy(lock_delay, most, {} if own is None else {"imajin": own}, high=high))
 
     @rule(name=st.sampled_from(tuple(hostile.ALL)))
     def attack(self, name: str) -> None:

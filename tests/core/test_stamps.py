@@ -205,7 +205,7 @@ def test_the_policy_and_the_devices_are_taken_as_they_are_recorded():
 def test_before_any_policy_the_defaults_hold():
     state = Log().state
     assert not state.policy_recorded
-    assert state.policy == policy(lock_delay_ms=60_000, low=0, normal=900_000, high=3_600_000)
+    assert state.policy == policy(60_000, 10_000, low=0, normal=900_000, high=3_600_000)
 
 
 def reasserted(name: str, service: str = "imajin") -> LeaseReasserted:

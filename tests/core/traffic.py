@@ -143,4 +143,7 @@ class Traffic:
         self.log.stamp(ClockJumped(f"{self.log.now_ms - 50}-0", delta_ms))
 
     def _set_policy(self) -> None:
-        self.log.stamp(policy(self.random.choice((0, 5_000)), high=self.random.choice((0, 1_000, 3_600_000))))
+        most, own = self.random.choice((None, 3, 10)), self.random.choice((None, 1, 20))
+        services = {} if own is None else {"imajin": own}
+        high_ms = self.random.choice((0, 1_000, 3_600_000))
+        self.log.stamp(policy(self.random.choice((0, 5_000)), most, services, high=high_ms))

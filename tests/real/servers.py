@@ -118,6 +118,11 @@ class RealServer:
         """The process of the server, which must be running."""
         return self._running().pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def client(self, **settings: Any) -> redis.Redis:
         """A client as the product's own: RESP2, bytes, no retry; `settings` are added. Close it after use."""
         defaults = {

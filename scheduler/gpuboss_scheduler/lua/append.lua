@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Append what the scheduler saw to the log, while it leads and has written nothing that it does not know of.
 -- KEYS  scheduler events      ARGV  epoch, last seq, new seq, then type and data of each fact
 -- Returns OK and the id of the last fact; or FENCED.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- The leader says that it is alive, or (lease 0) that it leads no more.
 -- KEYS  scheduler events
 -- ARGV  epoch, lease of leadership in ms, the highest fence, until when (ms) nothing is granted because entries of the

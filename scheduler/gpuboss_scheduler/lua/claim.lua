@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Begin a reign, unless somebody began one, or the leader beat, since the claimant looked.
 --
 -- All that it found stands in the log as soon as anybody can see who leads. Where entries of the log were lost, whoever

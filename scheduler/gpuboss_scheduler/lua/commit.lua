@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- One commit: everything that a batch of the log led to, or nothing. What can be wrong is looked at first, and a
 -- key that somebody turned into another type is replaced: an error half-way would keep what was written before it.
 -- Every request waits for this, so it is written for speed: what Python can put together is not put together here.

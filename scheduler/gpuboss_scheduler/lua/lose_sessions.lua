@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Declare sessions dead whose score, looked at once more, is past; those that own nothing are just forgotten.
 -- KEYS  scheduler events sessions
 -- ARGV  epoch, last seq, then for each session: member, type and data of its fact or '' and ''. A fact's data

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Write rows of one projection outside a commit: the leader's own state, repaired or refreshed.
 -- KEYS  scheduler, the hash      ARGV  epoch, number of fields to delete, these fields, then field and row of each
 -- Returns OK; or FENCED.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Which sessions are past their time, and which of those that matter are not known at all (they get one TTL).
 -- KEYS  scheduler sessions      ARGV  epoch, session ttl ms, then the members that matter
 -- Returns OK and the members that are past their time; or FENCED.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Keep the state at a stream id, while the writer leads.
 -- KEYS  scheduler snapshot      ARGV  epoch, id, core, digest, state
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
