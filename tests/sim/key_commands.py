@@ -1,0 +1,101 @@
+"""The commands on keys, whatever they hold, and on the time."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tests.sim.database import Database, Hash, SortedSet
+from tests.sim.resp import Answer, Refused, Status
+from tests.sim.streams import Stream
+from tests.sim.words import SYNTAX, integer
+
+_TYPES = {bytes: "string", Hash: "hash", SortedSet: "zset", Stream: "stream"}
+
+
+def delete(data: Database, words: list[bytes]) -> Answer:
+    """DEL key ..."""
+    return sum([data.delete(key) for key in words[1:]])
+
+
+def exists(data: Database, words: list[bytes]) -> Answer:
+    """EXISTS key ..."""
+    return sum([key in data.values for key in words[1:]])
+
+
+def type_(data: Database, words: list[bytes]) -> Answer:
+    """TYPE key"""
+    return _type_of(data, words[1])
+
+
+def keys(data: Database, words: list[bytes]) -> Answer:
+    """KEYS pattern"""
+    matches = _pattern(words[1])
+    return [key for key in data.values if matches(key)]
+
+
+def scan(data: Database, words: list[bytes]) -> Answer:
+    """SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]: everything at once"""
+    if not words[1].isdigit():
+        raise Refused("invalid cursor")
+    if len(words) % 2:
+        raise Refused(SYNTAX)
+    options = {words[at].upper(): words[at + 1] for at in range(2, len(words), 2)}
+    matches = _pattern(options.pop(b"MATCH", b"*"))
+    wanted = options.pop(b"TYPE", None)
+    if integer(options.pop(b"COUNT", b"10")) < 1 or options:
+        raise Refused(SYNTAX)
+    found = [key for key in data.values if wanted in (None, _type_of(data, key).encode()) and matches(key)]
+    return [b"0", found]  # type: ignore[list-item]
+
+
+def dbsize(data: Database, words: list[bytes]) -> Answer:
+    """DBSIZE"""
+    return len(data.values)
+
+
+def flushall(data: Database, words: list[bytes]) -> Answer:
+    """FLUSHALL [ASYNC|SYNC]"""
+    data.clear()
+    return Status("OK")
+
+
+def pexpire(data: Database, words: list[bytes]) -> Answer:
+    """PEXPIRE key ms, without any of its options"""
+    ms = integer(words[2])
+    if len(words) > 3:
+        raise Refused(f"Unsupported option {words[3].decode()}")
+    if words[1] not in data.values:
+        return 0
+    if ms <= 0:
+        data.delete(words[1])
+    else:
+        data.expire_at(words[1], data.now_us() // 1000 + ms)
+    return 1
+
+
+def pttl(data: Database, words: list[bytes]) -> Answer:
+    """PTTL key"""
+    if words[1] not in data.values:
+        return -2
+    at_ms = data.expires_ms.get(words[1])
+    return -1 if at_ms is None else max(0, at_ms - data.now_us() // 1000)
+
+
+def time(data: Database, words: list[bytes]) -> Answer:
+    """TIME"""
+    seconds, rest_us = divmod(data.now_us(), 1_000_000)
+    return [b"%d" % seconds, b"%d" % rest_us]
+
+
+def _type_of(data: Database, key: bytes) -> Status:
+    value = data.values.get(key)
+    return Status("none" if value is None else _TYPES[type(value)])
+
+
+def _pattern(glob: bytes) -> Callable[[bytes], Any]:
+    text = glob.decode("latin-1").replace("[^", "[!")
+    compiled = re.compile(fnmatch.translate(text).encode("latin-1"), re.DOTALL)
+    return compiled.match

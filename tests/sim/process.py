@@ -1,0 +1,119 @@
+"""What a server is beside its data, and loses when its process ends: the scripts that it knows, and its name."""
+
+from __future__ import annotations
+
+import fnmatch
+import random
+from collections.abc import Callable
+from hashlib import sha1
+from typing import Literal
+
+from tests.sim.commands import command_of, run
+from tests.sim.database import Database
+from tests.sim.resp import Answer, Blocked, Refused, Status
+from tests.sim.scripting import interpreter
+from tests.sim.words import integer
+
+Fsync = Literal["always", "everysec"]
+
+_FINE = Status("OK")
+
+
+class Process:
+    """One life of a server."""
+
+    def __init__(self, data: Database, random: random.Random, fsync: Callable[[], Fsync]) -> None:
+        self._data = data
+        self._fsync = fsync
+        self._run_id = f"{random.getrandbits(160):040x}"
+        self._scripts: set[str] = set()
+        self.commands: dict[bytes, Callable[[list[bytes]], Answer]] = {
+            b"CLIENT": self._client,
+            b"CONFIG": self._config,
+            b"EVAL": self._eval,
+            b"EVALSHA": self._evalsha,
+            b"HELLO": self._hello,
+            b"INFO": self._info,
+            b"PING": lambda words: words[1] if len(words) > 1 else Status("PONG"),
+            b"SCRIPT": self._script,
+            b"SELECT": lambda words: _FINE if words[1:] == [b"0"] else _refuse("DB index is out of range"),
+        }
+
+    def _eval(self, words: list[bytes]) -> Answer:
+        return self._run(self._load(words[1]), words)
+
+    def _evalsha(self, words: list[bytes]) -> Answer:
+        sha = words[1].decode().lower()
+        if sha not in self._scripts:
+            raise Refused("No matching script. Please use EVAL.", "NOSCRIPT")
+        return self._run(sha, words)
+
+    def _run(self, sha: str, words: list[bytes]) -> Answer:
+        number = integer(words[2])
+        if number > len(words) - 3:
+            raise Refused("Number of keys can't be greater than number of args")
+        if number < 0:
+            raise Refused("Number of keys can't be negative")
+        return interpreter().run(sha, words[3 : 3 + number], words[3 + number :], self._call)
+
+    def _call(self, words: list[bytes]) -> Answer:
+        """A command that a script calls."""
+        command = command_of(words)
+        if command is None:
+            known = words[0].upper() in self.commands
+            raise Refused(
+                "This Redis command is not allowed from script" if known else "Unknown Redis command called from script"
+            )
+        answer = run(command, self._data, words)
+        if isinstance(answer, Blocked):
+            raise Refused("xread command is not allowed with BLOCK option from scripts")
+        return answer
+
+    def _load(self, text: bytes) -> str:
+        sha = sha1(text, usedforsecurity=False).hexdigest()
+        if sha not in self._scripts:
+            interpreter().load(sha, text)
+            self._scripts.add(sha)
+        return sha
+
+    def _script(self, words: list[bytes]) -> Answer:
+        what = words[1].upper()
+        if what == b"LOAD" and len(words) == 3:
+            return self._load(words[2]).encode()
+        if what == b"EXISTS" and len(words) > 2:
+            return [int(sha.decode().lower() in self._scripts) for sha in words[2:]]
+        if what == b"FLUSH":
+            self._scripts.clear()
+            return _FINE
+        raise Refused(f"unknown subcommand '{words[1].decode()}'. Try SCRIPT HELP.")
+
+    def _client(self, words: list[bytes]) -> Answer:
+        if words[1].upper() in (b"SETNAME", b"SETINFO"):
+            return _FINE
+        raise Refused(f"unknown subcommand '{words[1].decode()}'. Try CLIENT HELP.")
+
+    def _config(self, words: list[bytes]) -> Answer:
+        if words[1].upper() != b"GET" or len(words) < 3:
+            raise Refused(f"unknown subcommand '{words[1].decode()}'. Try CONFIG HELP.")
+        settings = {"appendonly": "yes", "appendfsync": self._fsync(), "maxmemory": "0"}
+        settings |= {"maxmemory-policy": "noeviction", "databases": "1", "dir": "/simulated"}
+        return [
+            each.encode()
+            for name, value in settings.items()
+            if any(fnmatch.fnmatchcase(name, pattern.decode("latin-1").lower()) for pattern in words[2:])
+            for each in (name, value)
+        ]
+
+    def _hello(self, words: list[bytes]) -> Answer:
+        if words[1:] not in ([], [b"2"]):
+            raise Refused("unsupported protocol version", "NOPROTO")
+        return [b"server", b"redis", b"version", b"7.2.4", b"proto", 2, b"role", b"master"]
+
+    def _info(self, words: list[bytes]) -> Answer:
+        about = {"redis_version": "7.2.4", "redis_mode": "standalone", "run_id": self._run_id, "role": "master"}
+        about |= {"loading": "0", "aof_enabled": "1", "maxmemory": "0", "maxmemory_policy": "noeviction"}
+        return "".join(f"{name}:{value}\r\n" for name, value in about.items()).encode()
+
+
+def _refuse(text: str) -> Answer:
+    raise Refused(text)

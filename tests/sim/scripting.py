@@ -1,0 +1,151 @@
+"""Running Lua scripts as the server does: the same language, the same two ways to call a command, the same answers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from lupa import lua51
+
+from tests.sim.resp import Answer, Error, Refused, Status
+from tests.sim.words import number_text
+
+Execute = Callable[[list[bytes]], Answer]
+
+# The part of the server's sandbox that is written in Lua. What a script runs on stays the same from call to call, so
+# neither a script nor what it leaves behind may change it.
+_PRELUDE = b"""
+local execute = ...
+local type, error, setmetatable, rawset, tostring, xpcall = type, error, setmetatable, rawset, tostring, xpcall
+local getinfo, globals = debug.getinfo, _G
+
+redis = {}
+function redis.pcall(...) return execute(...) end
+function redis.call(...)
+  local answer = execute(...)
+  if type(answer) == 'table' and answer.err then error(answer) end
+  return answer
+end
+function redis.status_reply(text) return {ok = text} end
+function redis.error_reply(text)
+  text = string.gsub(text, '^-', '')
+  return {err = string.find(text, ' ', 1, true) and text or 'ERR ' .. text}
+end
+
+for _, name in ipairs({'python', 'os', 'io', 'require', 'module', 'package', 'dofile', 'loadfile', 'print'}) do
+  globals[name] = nil
+end
+math.random, math.randomseed = nil, nil
+setmetatable(globals, {
+  __newindex = function() error('Attempt to modify a readonly table', 2) end,
+  __index = function(_, name)
+    error("Script attempted to access nonexistent global variable '" .. tostring(name) .. "'", 2)
+  end,
+})
+
+local function explain(trouble)
+  local level, place = 2, getinfo(2, 'Sl')
+  while place and place.source ~= '@user_script' do
+    level = level + 1
+    place = getinfo(level, 'Sl')
+  end
+  if type(trouble) == 'userdata' then return trouble end
+  if type(trouble) ~= 'table' then trouble = {err = 'ERR ' .. tostring(trouble)} end
+  trouble.line = place and place.currentline
+  return trouble
+end
+
+return function(script, keys, arguments)
+  rawset(globals, 'KEYS', keys)
+  rawset(globals, 'ARGV', arguments)
+  return xpcall(script, explain)
+end
+"""
+
+
+class Interpreter:
+    """One Lua for all simulated servers of a process: making one takes longer than most scripts, and one that knows a
+    server is never freed with it. It keeps nothing of theirs."""
+
+    def __init__(self) -> None:
+        self._lua: Any = lua51.LuaRuntime(encoding=None, unpack_returned_tuples=True, register_eval=False)
+        self._compile = self._lua.globals().loadstring
+        self._enter = self._compile(_PRELUDE, b"=prelude")(self._execute)
+        self._scripts: dict[str, Any] = {}
+        self._current: Execute | None = None
+
+    def load(self, sha: str, text: bytes) -> None:
+        """Compile a script, to be run by its hash. Raises `Refused`."""
+        if sha not in self._scripts:
+            compiled = self._compile(text, b"@user_script")
+            if isinstance(compiled, tuple):
+                raise Refused(f"Error compiling script (new function): {compiled[1].decode()}")
+            self._scripts[sha] = compiled
+
+    def run(self, sha: str, keys: list[bytes], arguments: list[bytes], execute: Execute) -> Answer:
+        """Run a script that was loaded; `execute` carries out the commands that it calls."""
+        table = self._lua.table_from
+        self._current = execute
+        try:
+            done, answer = self._enter(self._scripts[sha], table(keys), table(arguments))
+        finally:
+            self._current = None
+        if done:
+            return _answer(answer)
+        if isinstance(answer, Exception):
+            raise answer
+        return Error(f"{answer[b'err'].decode()} script: {sha}, on @user_script:{answer[b'line']}.")
+
+    def _execute(self, *words: Any) -> Any:
+        """What `redis.call` and `redis.pcall` come to."""
+        assert self._current is not None
+        try:
+            said = [word if type(word) is bytes else _word(word) for word in words]
+            if not said:
+                raise Refused("Please specify at least one argument for this redis.call() call")
+            return self._told(self._current(said))
+        except Refused as refused:
+            return self._told(refused.answer)
+
+    def _told(self, answer: Answer) -> Any:
+        """An answer as a script sees it."""
+        if answer is None:
+            return False
+        if isinstance(answer, list):
+            return self._lua.table_from([self._told(each) for each in answer])
+        if isinstance(answer, Status | Error):
+            return self._lua.table_from({b"err" if isinstance(answer, Error) else b"ok": answer.encode()})
+        return answer
+
+
+@functools.cache
+def interpreter() -> Interpreter:
+    """The one of this process, made when it is first needed."""
+    return Interpreter()
+
+
+def _word(value: Any) -> bytes:
+    if type(value) is int or type(value) is float:
+        return number_text(float(value))
+    raise Refused("Lua redis lib command arguments must be strings or integers")
+
+
+def _answer(value: Any) -> Answer:
+    """What a script returned, as the server answers it."""
+    if value is None or value is False:
+        return None
+    if value is True:
+        return 1
+    if isinstance(value, bytes | int):
+        return value
+    if isinstance(value, float):
+        return int(value)
+    if (error := value[b"err"]) is not None:
+        return Error(error.decode())
+    if (status := value[b"ok"]) is not None:
+        return Status(status.decode())
+    answers: list[Answer] = []
+    while (each := value[len(answers) + 1]) is not None:
+        answers.append(_answer(each))
+    return answers
