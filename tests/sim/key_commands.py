@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Callable
-from typing import Any
 
 from tests.sim.database import Database, Hash, SortedSet
 from tests.sim.resp import Answer, Refused, Status
@@ -13,6 +11,7 @@ from tests.sim.streams import Stream
 from tests.sim.words import SYNTAX, integer
 
 _TYPES = {bytes: "string", Hash: "hash", SortedSet: "zset", Stream: "stream"}
+_GLOB = re.compile(rb"\\.|\[\^?[^\]]+\]|.", re.DOTALL)
 
 
 def delete(data: Database, words: list[bytes]) -> Answer:
@@ -95,7 +94,19 @@ def _type_of(data: Database, key: bytes) -> Status:
     return Status("none" if value is None else _TYPES[type(value)])
 
 
-def _pattern(glob: bytes) -> Callable[[bytes], Any]:
-    text = glob.decode("latin-1").replace("[^", "[!")
-    compiled = re.compile(fnmatch.translate(text).encode("latin-1"), re.DOTALL)
-    return compiled.match
+def _pattern(glob: bytes) -> Callable[[bytes], object]:
+    parts, at = [], 0
+    while at < len(glob):
+        piece = _GLOB.match(glob, at)
+        assert piece is not None, "any byte is a piece"
+        parts.append(_as_expression(piece[0]))
+        at = piece.end()
+    return re.compile(b"".join(parts), re.DOTALL).fullmatch
+
+
+def _as_expression(piece: bytes) -> bytes:
+    if piece in (b"*", b"?"):
+        return b".*" if piece == b"*" else b"."
+    if len(piece) > 1 and piece[:1] == b"[":
+        return piece
+    return re.escape(piece.removeprefix(b"\\") or piece)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hashlib import sha1
 from typing import Literal
 
-from tests.sim.commands import command_of, run
+from tests.sim.commands import command_of
 from tests.sim.database import Database
 from tests.sim.resp import Answer, Blocked, Refused, Status
 from tests.sim.scripting import interpreter
@@ -64,9 +64,11 @@ class Process:
             raise Refused(
                 "This Redis command is not allowed from script" if known else "Unknown Redis command called from script"
             )
-        answer = run(command, self._data, words)
+        if not command.takes(words):
+            raise Refused("Wrong number of args calling Redis command from script")
+        answer = command.run(self._data, words)
         if isinstance(answer, Blocked):
-            raise Refused("xread command is not allowed with BLOCK option from scripts")
+            raise Refused("XREAD command is not allowed with BLOCK option from scripts")
         return answer
 
     def _load(self, text: bytes) -> str:

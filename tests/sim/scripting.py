@@ -18,7 +18,7 @@ Execute = Callable[[list[bytes]], Answer]
 _PRELUDE = b"""
 local execute = ...
 local type, error, setmetatable, rawset, tostring, xpcall = type, error, setmetatable, rawset, tostring, xpcall
-local getinfo, globals = debug.getinfo, _G
+local globals = _G
 
 redis = {}
 function redis.pcall(...) return execute(...) end
@@ -33,9 +33,10 @@ function redis.error_reply(text)
   return {err = string.find(text, ' ', 1, true) and text or 'ERR ' .. text}
 end
 
-for _, name in ipairs({'python', 'os', 'io', 'require', 'module', 'package', 'dofile', 'loadfile', 'print'}) do
-  globals[name] = nil
-end
+-- What the server does not have, and what it has in a form of its own that no script of ours needs.
+for _, name in ipairs({
+  'python', 'os', 'io', 'require', 'module', 'package', 'dofile', 'loadfile', 'print', 'pcall', 'xpcall', 'coroutine',
+}) do globals[name] = nil end
 math.random, math.randomseed = nil, nil
 setmetatable(globals, {
   __newindex = function() error('Attempt to modify a readonly table', 2) end,
@@ -45,21 +46,15 @@ setmetatable(globals, {
 })
 
 local function explain(trouble)
-  local level, place = 2, getinfo(2, 'Sl')
-  while place and place.source ~= '@user_script' do
-    level = level + 1
-    place = getinfo(level, 'Sl')
-  end
-  if type(trouble) == 'userdata' then return trouble end
-  if type(trouble) ~= 'table' then trouble = {err = 'ERR ' .. tostring(trouble)} end
-  trouble.line = place and place.currentline
-  return trouble
+  if type(trouble) == 'userdata' or type(trouble) == 'table' then return trouble end
+  return {err = 'ERR ' .. tostring(trouble)}
 end
 
 return function(script, keys, arguments)
   rawset(globals, 'KEYS', keys)
   rawset(globals, 'ARGV', arguments)
-  return xpcall(script, explain)
+  local done, answer = xpcall(script, explain)
+  return done, answer
 end
 """
 
@@ -84,7 +79,8 @@ class Interpreter:
             self._scripts[sha] = compiled
 
     def run(self, sha: str, keys: list[bytes], arguments: list[bytes], execute: Execute) -> Answer:
-        """Run a script that was loaded; `execute` carries out the commands that it calls."""
+        """Run a script that was loaded; `execute` carries out the commands that it calls. An error does not say
+        where in the script it came from."""
         table = self._lua.table_from
         self._current = execute
         try:
@@ -95,7 +91,7 @@ class Interpreter:
             return _answer(answer)
         if isinstance(answer, Exception):
             raise answer
-        return Error(f"{answer[b'err'].decode()} script: {sha}, on @user_script:{answer[b'line']}.")
+        return _answer(answer)
 
     def _execute(self, *words: Any) -> Any:
         """What `redis.call` and `redis.pcall` come to."""
@@ -103,7 +99,7 @@ class Interpreter:
         try:
             said = [word if type(word) is bytes else _word(word) for word in words]
             if not said:
-                raise Refused("Please specify at least one argument for this redis.call() call")
+                raise Refused("Please specify at least one argument for this redis lib call")
             return self._told(self._current(said))
         except Refused as refused:
             return self._told(refused.answer)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.sim.commands import command_of, run
+from tests.sim.commands import command_of
 from tests.sim.database import Database, Value, copy_of
 from tests.sim.journal import Journal
 from tests.sim.process import Fsync, Process
@@ -57,7 +57,12 @@ class SimulatedServer:
             self._end_step()
         try:
             command = command_of(words)
-            answer = self._process_command(words) if command is None else run(command, data, words)
+            if command is None:
+                answer = self._process_command(words)
+            elif command.takes(words):
+                answer = command.run(data, words)
+            else:
+                answer = Error(f"ERR wrong number of arguments for '{words[0].decode().lower()}' command")
         except Refused as refused:
             answer = refused.answer
         if data.undo:

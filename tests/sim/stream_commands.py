@@ -31,20 +31,22 @@ class Trim(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The options of XADD or XTRIM, and where the words go on behind them."""
+    """The options of XADD or XTRIM, and where the words go on behind them. `wanted`: the id that XADD is given, or its
+    ms alone; None: that is left to the stream."""
 
     trim: Trim | None
     make: bool
+    wanted: Id | int | None
     at: int
+
+
+_PLAIN = Options(None, True, None, 2)
 
 
 def xadd(data: Database, words: list[bytes]) -> Answer:
     """XADD key [NOMKSTREAM] [MAXLEN|MINID [=|~] threshold [LIMIT count]] *|id field value ..."""
-    trim, make, at = (None, True, 2) if words[2] == b"*" else _options(words, adding=True)
+    trim, make, wanted, at = _PLAIN if words[2] == b"*" else _options(words, adding=True)
     fields = words[at + 1 :]
-    if at >= len(words):
-        raise Refused(SYNTAX)
-    wanted = None if words[at] == b"*" else _wanted(words[at])
     if not fields or len(fields) % 2:
         raise Refused("wrong number of arguments for 'xadd' command")
     if wanted == FIRST:
@@ -79,9 +81,10 @@ def xtrim(data: Database, words: list[bytes]) -> Answer:
 def xdel(data: Database, words: list[bytes]) -> Answer:
     """XDEL key id ..."""
     stream = data.find(words[1], Stream)
-    entry_ids = [parse_id(word) for word in words[2:]]
+    if stream is None:
+        return 0
     gone = 0
-    for entry_id in entry_ids if stream is not None else ():
+    for entry_id in [parse_id(word) for word in words[2:]]:
         at = stream.find(entry_id)
         if at is not None:
             data.undo.append((stream.put_back, at, entry_id, stream.entries[at], stream.max_deleted_id))
@@ -173,6 +176,7 @@ def _given(stream: Stream, wanted: Id | int | None, data: Database) -> Id:
 
 def _options(words: list[bytes], *, adding: bool) -> Options:
     trim: Trim | None = None
+    wanted: Id | int | None = None
     make, limit, at = True, False, 2
     while at < len(words):
         option, more = words[at].upper(), len(words) - 1 - at
@@ -193,6 +197,7 @@ def _options(words: list[bytes], *, adding: bool) -> Options:
         elif adding and option == b"NOMKSTREAM":
             make = False
         elif adding:
+            wanted = _wanted(words[at])
             break
         else:
             raise Refused(SYNTAX)
@@ -201,7 +206,7 @@ def _options(words: list[bytes], *, adding: bool) -> Options:
         raise Refused("syntax error, LIMIT cannot be used without specifying a trimming strategy")
     if limit and trim is not None and not trim.about:
         raise Refused("syntax error, LIMIT cannot be used without the special ~ option")
-    return Options(trim, make, at)
+    return Options(trim, make, wanted, at)
 
 
 def _trim_to(option: bytes, word: bytes, about: bool) -> Trim:
@@ -259,7 +264,7 @@ def _read_options(words: list[bytes]) -> tuple[int, int | None, int]:
         option, more = words[at].upper(), len(words) - 1 - at
         if option == b"STREAMS" and more:
             if more % 2:
-                raise Refused("Unbalanced 'xread' list of streams: for each stream key an ID or '$' must be specified.")
+                raise Refused("Unbalanced XREAD list of streams: for each stream key an ID or '$' must be specified.")
             return count, block_ms, at + 1
         if option == b"COUNT" and more:
             count = max(0, integer(words[at + 1]))

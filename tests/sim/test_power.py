@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.sim.resp import Answer, Error
-from tests.sim.server import SYNCED_AFTER_US, SimulatedServer
+from tests.sim.server import SimulatedServer
 
 START_US = 1_700_000_000_000_000
 

@@ -33,8 +33,9 @@ def score(word: bytes) -> float:
 def bound(word: bytes) -> tuple[float, bool]:
     """The end of a range of scores, and whether it lies outside. Raises `Refused`."""
     outside = word[:1] == b"("
+    text = word[1:] if outside else word
     try:
-        return score(word[1:] if outside else word), outside
+        return score(text) if text else 0.0, outside  # here nothing at all is zero, too
     except Refused:
         raise Refused("min or max is not a float") from None
 
