@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import count, takewhile
 from typing import Any
 
 from lupa import lua51
@@ -20,10 +21,16 @@ local execute = ...
 local type, error, setmetatable, rawset, tostring, xpcall = type, error, setmetatable, rawset, tostring, xpcall
 local globals = _G
 
+-- An array comes as its elements, behind a true, which nothing else is: that is the cheapest way in.
+local function told(answer, ...)
+  if answer == true then return {...} end
+  return answer
+end
+
 redis = {}
-function redis.pcall(...) return execute(...) end
+function redis.pcall(...) return told(execute(...)) end
 function redis.call(...)
-  local answer = execute(...)
+  local answer = told(execute(...))
   if type(answer) == 'table' and answer.err then error(answer) end
   return answer
 end
@@ -54,6 +61,10 @@ return function(script, keys, arguments)
   rawset(globals, 'KEYS', keys)
   rawset(globals, 'ARGV', arguments)
   local done, answer = xpcall(script, explain)
+  if done and type(answer) == 'table' and not answer.err and not answer.ok then
+    local size = #answer
+    if size > 0 and size < 1000 then return 'array', unpack(answer) end -- the cheapest way out
+  end
   return done, answer
 end
 """
@@ -65,6 +76,7 @@ class Interpreter:
 
     def __init__(self) -> None:
         self._lua: Any = lua51.LuaRuntime(encoding=None, unpack_returned_tuples=True, register_eval=False)
+        self._table = self._lua.table_from
         self._compile = self._lua.globals().loadstring
         self._enter = self._compile(_PRELUDE, b"=prelude")(self._execute)
         self._scripts: dict[str, Any] = {}
@@ -81,17 +93,17 @@ class Interpreter:
     def run(self, sha: str, keys: list[bytes], arguments: list[bytes], execute: Execute) -> Answer:
         """Run a script that was loaded; `execute` carries out the commands that it calls. An error does not say
         where in the script it came from."""
-        table = self._lua.table_from
+        table = self._table
         self._current = execute
         try:
-            done, answer = self._enter(self._scripts[sha], table(keys), table(arguments))
+            done, *answers = self._enter(self._scripts[sha], table(keys), table(arguments))
         finally:
             self._current = None
-        if done:
-            return _answer(answer)
-        if isinstance(answer, Exception):
-            raise answer
-        return _answer(answer)
+        if done == b"array":
+            return _list(answers)
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        return _answer(answers[0])
 
     def _execute(self, *words: Any) -> Any:
         """What `redis.call` and `redis.pcall` come to."""
@@ -100,7 +112,10 @@ class Interpreter:
             said = [word if type(word) is bytes else _word(word) for word in words]
             if not said:
                 raise Refused("Please specify at least one argument for this redis lib call")
-            return self._told(self._current(said))
+            answer = self._current(said)
+            if type(answer) is list:
+                return True, *[each if type(each) is bytes else self._told(each) for each in answer]
+            return answer if type(answer) is bytes or type(answer) is int else self._told(answer)
         except Refused as refused:
             return self._told(refused.answer)
 
@@ -109,9 +124,9 @@ class Interpreter:
         if answer is None:
             return False
         if isinstance(answer, list):
-            return self._lua.table_from([self._told(each) for each in answer])
+            return self._table([self._told(each) for each in answer])
         if isinstance(answer, Status | Error):
-            return self._lua.table_from({b"err" if isinstance(answer, Error) else b"ok": answer.encode()})
+            return self._table({b"err" if isinstance(answer, Error) else b"ok": answer.encode()})
         return answer
 
 
@@ -141,7 +156,9 @@ def _answer(value: Any) -> Answer:
         return Error(error.decode())
     if (status := value[b"ok"]) is not None:
         return Status(status.decode())
-    answers: list[Answer] = []
-    while (each := value[len(answers) + 1]) is not None:
-        answers.append(_answer(each))
-    return answers
+    return _list(value[at] for at in count(1))
+
+
+def _list(values: Iterable[Any]) -> list[Answer]:
+    """An array ends where nothing stands."""
+    return [each if type(each) is bytes else _answer(each) for each in takewhile(lambda each: each is not None, values)]
