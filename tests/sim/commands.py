@@ -45,6 +45,7 @@ COMMANDS: Mapping[bytes, Command] = {
     b"HVALS": Command(hashes.hvals, 2, 2),
     b"KEYS": Command(keys.keys, 2, 2),
     b"PEXPIRE": Command(keys.pexpire, 3, MANY),
+    b"PEXPIRETIME": Command(keys.pexpiretime, 2, 2),
     b"PTTL": Command(keys.pttl, 2, 2),
     b"SCAN": Command(keys.scan, 2, MANY),
     b"SET": Command(hashes.set_, 3, MANY),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from tests.sim.twins import Twins, Word
+from tests.sim.words import Word
 
 STREAMS = ("s1", "s2", "s3")
 HASHES = ("h1", "h2")
@@ -38,11 +38,10 @@ NO_SCORES = ("", "x", "nan", "1_0", "1 ", "(1")
 
 
 class DrawnCommands:
-    """Draws commands for `twins`, whose answers it remembers, so that ids and fields are met again."""
+    """Remembers the ids that it is told of, so that they are met again."""
 
-    def __init__(self, random: Random, twins: Twins) -> None:
+    def __init__(self, random: Random) -> None:
         self.random = random
-        self._twins = twins
         self._ids: list[bytes] = []
         self._draws: list[Callable[[], list[Word]]] = [
             *(self._xadd,) * 8,
@@ -61,7 +60,7 @@ class DrawnCommands:
         return self.random.choice(self._draws)()
 
     def learn(self, answer: Any) -> None:
-        """What was answered."""
+        """The last one was answered so."""
         if isinstance(answer, bytes) and b"-" in answer:
             self._ids = [*self._ids[-20:], answer]
 
@@ -180,6 +179,7 @@ class DrawnCommands:
             ["KEYS", draw(("*", "s?", "[hz]1", "[^s]*", "te\\xt", "", "[a-s]1"))],
             ["SCAN", "0", *self.maybe("MATCH", "s*"), *self.maybe("TYPE", "hash"), *self.maybe("COUNT", "100")],
             ["PEXPIRE", key, draw(("86400000", "86400000", "0", "-1", "x"))],
+            ["PEXPIRETIME", key],
             ["SET", "text", self.field()],
             ["GET", key],
             ["XLEN", self.key(STREAMS)],

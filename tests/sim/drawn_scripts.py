@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha1
 from random import Random
+from typing import Any
 
 from gpuboss.client.link import BEAT
 from gpuboss_scheduler.scripts import Script
-from tests.sim.twins import Twins, Word
+from tests.sim.words import Word
 
 SCRIPTS = {
     name: Script(name).text
@@ -21,12 +23,11 @@ ANYTHING = ("", "x", "-1", "0", "1.5", "99999999999999999999", "1e3", " 7 ", "0x
 
 
 class DrawnScripts:
-    """Draws calls for `twins`."""
+    """Draws calls for a server that has loaded `SCRIPTS`, and is looked at by `peek`: one question, its answer."""
 
-    def __init__(self, random: Random, twins: Twins) -> None:
+    def __init__(self, random: Random, peek: Callable[..., Any]) -> None:
         self.random = random
-        self._twins = twins
-        self._shas = {name: twins.do("SCRIPT", "LOAD", text) for name, text in SCRIPTS.items()}
+        self._peek = peek
         self._draws: list[Callable[[], list[Word]]] = [
             *(self._commit,) * 8,
             *(self._claim,) * 2,
@@ -43,11 +44,11 @@ class DrawnScripts:
         return words
 
     def _call(self, name: str, keys: tuple[str, ...], *arguments: Word) -> list[Word]:
-        return ["EVALSHA", self._shas[name], len(keys), *keys, *arguments]
+        return ["EVALSHA", sha1(SCRIPTS[name].encode()).hexdigest(), len(keys), *keys, *arguments]
 
     def _known(self, field: str) -> Word:
         """What the scheduler's hash says, or, now and then, something else."""
-        found = self._twins.peek("HGET", "scheduler", field)
+        found = self._peek("HGET", "scheduler", field)
         return found if isinstance(found, bytes) and self.random.random() < 0.95 else "7"
 
     def _facts(self, most: int) -> list[Word]:
@@ -74,7 +75,7 @@ class DrawnScripts:
     def _claim(self) -> list[Word]:
         facts = [*self._facts(2), "SchedulerElected", "{}"]
         shown = [word for name in ("leader", "version") for word in (name, "me")]
-        seen: list[Word] = [self._twins.peek("HGET", "scheduler", name) or "" for name in ("epoch", "alive_until_ms")]  # type: ignore[misc]
+        seen: list[Word] = [self._peek("HGET", "scheduler", name) or "" for name in ("epoch", "alive_until_ms")]
         lost = self.random.choice(("", "", "log", "snapshot"))
         moved: list[Word] = []
         for entry_id in self._entries()[:2] if lost else ():
@@ -84,7 +85,7 @@ class DrawnScripts:
         return self._call("claim", ("scheduler", "events", "snapshot"), *arguments)
 
     def _seq(self) -> Word:
-        found = self._twins.peek("HGET", "scheduler", "seq")
+        found = self._peek("HGET", "scheduler", "seq")
         return found if isinstance(found, bytes) else ""
 
     def _commit(self) -> list[Word]:
@@ -152,9 +153,9 @@ class DrawnScripts:
         return draw(meddled)
 
     def _entries(self) -> list[bytes]:
-        found = self._twins.peek("XRANGE", "events", "-", "+")
-        return [entry[0] for entry in found] if isinstance(found, list) else []  # type: ignore[index,misc]
+        found = self._peek("XRANGE", "events", "-", "+")
+        return [entry[0] for entry in found] if isinstance(found, list) else []
 
     def _now_ms(self) -> int:
-        seconds, rest_us = self._twins.peek("TIME")  # type: ignore[misc]
-        return int(seconds) * 1000 + int(rest_us) // 1000  # type: ignore[arg-type]
+        seconds, rest_us = self._peek("TIME")
+        return int(seconds) * 1000 + int(rest_us) // 1000

@@ -83,6 +83,11 @@ def pttl(data: Database, words: list[bytes]) -> Answer:
     return -1 if at_ms is None else max(0, at_ms - data.now_us() // 1000)
 
 
+def pexpiretime(data: Database, words: list[bytes]) -> Answer:
+    """PEXPIRETIME key"""
+    return data.expires_ms.get(words[1], -1) if words[1] in data.values else -2
+
+
 def time(data: Database, words: list[bytes]) -> Answer:
     """TIME"""
     seconds, rest_us = divmod(data.now_us(), 1_000_000)

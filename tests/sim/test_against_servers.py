@@ -9,7 +9,7 @@ import pytest
 
 from tests.real.servers import RealServer
 from tests.sim.drawn_commands import DrawnCommands
-from tests.sim.drawn_scripts import DrawnScripts
+from tests.sim.drawn_scripts import SCRIPTS, DrawnScripts
 from tests.sim.twins import Twins
 
 COMMANDS = 400
@@ -82,7 +82,7 @@ def twins(server: RealServer) -> Iterator[Twins]:
 @pytest.mark.parametrize("seed", range(12))
 def test_drawn_commands_are_answered_alike(twins: Twins, seed: int) -> None:
     print(f"seed {seed}")
-    drawn = DrawnCommands(Random(seed), twins)
+    drawn = DrawnCommands(Random(seed))
     for number in range(1, COMMANDS + 1):
         drawn.learn(twins.do(*drawn.command()))
         if number % COMPARE_EVERY == 0:
@@ -93,12 +93,23 @@ def test_drawn_commands_are_answered_alike(twins: Twins, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_the_scripts_of_the_product_do_alike(twins: Twins, seed: int) -> None:
     print(f"seed {seed}")
-    drawn = DrawnScripts(Random(seed), twins)
+    drawn = DrawnScripts(Random(seed), twins.peek)
+    for text in SCRIPTS.values():
+        twins.do("SCRIPT", "LOAD", text)
     for number in range(1, COMMANDS + 1):
         twins.do(*drawn.command())
         if number % COMPARE_EVERY == 0:
             twins.compare()
     assert twins.unsettled < COMMANDS / 10
+
+
+def test_trimming_about_a_length_takes_whole_nodes_alike(twins: Twins) -> None:
+    for number in range(1, 350):
+        twins.do("XADD", "log", "MAXLEN", "~", 120, f"1-{number}", "a", "b")
+        assert twins.do("XLEN", "log") <= 220
+    assert twins.do("XTRIM", "log", "MAXLEN", 70) > 0
+    assert twins.do("XTRIM", "log", "MINID", "~", "1-301") > 0
+    twins.compare()
 
 
 @pytest.mark.parametrize("text", LUA)

@@ -4,44 +4,16 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import hiredis
 
 from tests.real.servers import DEADLINE_S, RealServer
+from tests.sim.compared import Failure, comparable, contents
 from tests.sim.resp import Answer, Blocked, encode
 from tests.sim.server import SimulatedServer
-
-Word = str | int | bytes
-PATIENCE_MS = 5_000  # what a key has left to live is asked of the two at different times
-# How the real one keeps a stream, and what the simulated one does not imitate.
-INNER = (b"radix-tree-keys", b"radix-tree-nodes", b"idmp-duration", b"idmp-maxsize")
-
-# Valkey and later Redis say these in other words.
-OTHER_WORDS = {
-    "NOSCRIPT No matching script.": "NOSCRIPT No matching script. Please use EVAL.",
-    "ERR Command arguments must be strings or integers": (
-        "ERR Lua redis lib command arguments must be strings or integers"
-    ),
-    "ERR Please specify at least one argument for this call": (
-        "ERR Please specify at least one argument for this redis lib call"
-    ),
-    "ERR Unknown command called from script": "ERR Unknown Redis command called from script",
-    "ERR This Valkey command is not allowed from script": "ERR This Redis command is not allowed from script",
-    "ERR Wrong number of args calling command from script": (
-        "ERR Wrong number of args calling Redis command from script"
-    ),
-    "ERR Unbalanced 'xread' list of streams: for each stream key an ID or '$' must be specified.": (
-        "ERR Unbalanced XREAD list of streams: for each stream key an ID or '$' must be specified."
-    ),
-}
-
-
-class Failure(NamedTuple):
-    """An error as it comes over a connection."""
-
-    text: str
+from tests.sim.words import Word, spelled
 
 
 class RealConnection:
@@ -82,6 +54,7 @@ class Twins:
         self._now_us = 0
         self.simulated = SimulatedServer(lambda: self._now_us, random.Random(0))
         self._reader = hiredis.Reader(replyError=cast(Any, Failure))
+        self._loaded: list[list[bytes]] = []  # the scripts, which no checkpoint holds
         self.unsettled = 0  # how many commands could not be compared, because the time passed meanwhile
 
     def close(self) -> None:
@@ -91,6 +64,8 @@ class Twins:
     def do(self, *words: Word) -> Any:
         """One command on both; its answer. Raises `Differs`."""
         command = spelled(words)
+        if command[:2] == [b"SCRIPT", b"LOAD"]:
+            self._loaded.append(command)
         # In a transaction, so that next to no time passes between looking at the clock and the command; none of
         # what is compared behaves differently there, save that nothing blocks.
         *_, queued, _, executed = self.real.ask([b"MULTI"], [b"TIME"], command, [b"TIME"], [b"EXEC"])
@@ -108,7 +83,7 @@ class Twins:
 
     def compare(self) -> None:
         """Look at all that the two hold. Raises `Differs`."""
-        real, simulated = self._contents(self._really), self._contents(self._simulate)
+        real, simulated = contents(self._really), contents(self._simulate)
         if real != simulated:
             raise Differs(f"they hold different things:\n  real      {real}\n  simulated {simulated}")
 
@@ -135,12 +110,12 @@ class Twins:
             ask([b"FLUSHALL"])
 
     def _return_to(self, checkpoint: Any) -> None:
-        scripts = self.simulated._process
         self.simulated.fail_over(checkpoint)
-        self.simulated._process = scripts
+        for command in self._loaded:
+            self.simulated.execute(command)
 
     def _expect(self, command: list[bytes], real: Any, simulated: Any) -> None:
-        if _comparable(command, real) != _comparable(command, simulated):
+        if comparable(command, real) != comparable(command, simulated):
             raise Differs(f"{command}:\n  real      {real}\n  simulated {simulated}")
 
     def _simulate(self, command: list[bytes]) -> Any:
@@ -150,46 +125,6 @@ class Twins:
 
     def _really(self, command: list[bytes]) -> Any:
         return self.real.ask(command)[0]
-
-    def _contents(self, ask: Any) -> dict[bytes, Any]:
-        return {key: _held(ask, key) for key in sorted(ask([b"KEYS", b"*"]))}
-
-
-def spelled(words: Iterable[Word]) -> list[bytes]:
-    """Words as they go over a connection."""
-    return [word if isinstance(word, bytes) else str(word).encode() for word in words]
-
-
-def _held(ask: Any, key: bytes) -> Any:
-    kind = ask([b"TYPE", key])
-    left_ms = ask([b"PTTL", key])
-    life = "for ever" if left_ms == -1 else round(left_ms / PATIENCE_MS)
-    if kind == b"stream":
-        return kind, life, ask([b"XRANGE", key, b"-", b"+"]), _comparable([b"XINFO"], ask([b"XINFO", b"STREAM", key]))
-    if kind == b"zset":
-        return kind, life, ask([b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"])
-    if kind == b"hash":
-        return kind, life, _comparable([b"HGETALL"], ask([b"HGETALL", key]))
-    return kind, life, ask([b"GET", key])
-
-
-def _comparable(command: list[bytes], answer: Any) -> Any:
-    """An answer without what may differ: the order of a hash and of keys, and how a stream is kept."""
-    name = command[0].upper()
-    if isinstance(answer, Failure):
-        text = answer.text.partition(" script: ")[0]  # what follows says where in a script, in different forms
-        return OTHER_WORDS.get(text, text)
-    if not isinstance(answer, list):
-        return answer
-    if name in (b"HKEYS", b"HVALS", b"KEYS"):
-        return sorted(answer)
-    if name == b"SCAN":
-        return sorted(answer[1])
-    if name == b"TIME":
-        return len(answer)
-    if name in (b"HGETALL", b"XINFO"):
-        return {field: value for field, value in zip(answer[::2], answer[1::2], strict=True) if field not in INNER}
-    return answer
 
 
 def _microseconds(time: list[bytes]) -> int:

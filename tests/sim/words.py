@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from tests.sim.resp import Refused
+
+Word = str | int | bytes
 
 SYNTAX = "syntax error"
 _INTEGER = re.compile(rb"(?:0|-?[1-9]\d{0,18})(?!\n)\Z")
 _INTEGERS = range(-(1 << 63), 1 << 63)
+
+
+def spelled(words: Iterable[Word]) -> list[bytes]:
+    """Words as they go over a connection."""
+    return [word if isinstance(word, bytes) else str(word).encode() for word in words]
 
 
 def integer(word: bytes) -> int:
