@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tests.sim.database import Database, Hash, SortedSet
 from tests.sim.resp import Answer, Refused, Status
 from tests.sim.streams import Stream
-from tests.sim.words import SYNTAX, integer
+from tests.sim.words import SYNTAX, as_text, integer
 
 _TYPES = {bytes: "string", Hash: "hash", SortedSet: "zset", Stream: "stream"}
 _GLOB = re.compile(rb"\\.|\[\^?[^\]]+\]|.", re.DOTALL)
@@ -65,7 +65,7 @@ def pexpire(data: Database, words: list[bytes]) -> Answer:
     """PEXPIRE key ms, without any of its options"""
     ms = integer(words[2])
     if len(words) > 3:
-        raise Refused(f"Unsupported option {words[3].decode()}")
+        raise Refused(f"Unsupported option {as_text(words[3])}")
     if words[1] not in data.values:
         return 0
     if ms <= 0:

@@ -12,7 +12,7 @@ from tests.sim.commands import command_of
 from tests.sim.database import Database
 from tests.sim.resp import Answer, Blocked, Refused, Status
 from tests.sim.scripting import interpreter
-from tests.sim.words import integer
+from tests.sim.words import as_text, integer
 
 Fsync = Literal["always", "everysec"]
 
@@ -43,7 +43,7 @@ class Process:
         return self._run(self._load(words[1]), words)
 
     def _evalsha(self, words: list[bytes]) -> Answer:
-        sha = words[1].decode().lower()
+        sha = as_text(words[1]).lower()
         if sha not in self._scripts:
             raise Refused("No matching script. Please use EVAL.", "NOSCRIPT")
         return self._run(sha, words)
@@ -83,26 +83,26 @@ class Process:
         if what == b"LOAD" and len(words) == 3:
             return self._load(words[2]).encode()
         if what == b"EXISTS" and len(words) > 2:
-            return [int(sha.decode().lower() in self._scripts) for sha in words[2:]]
+            return [int(as_text(sha).lower() in self._scripts) for sha in words[2:]]
         if what == b"FLUSH":
             self._scripts.clear()
             return _FINE
-        raise Refused(f"unknown subcommand '{words[1].decode()}'. Try SCRIPT HELP.")
+        raise Refused(f"unknown subcommand '{as_text(words[1])}'. Try SCRIPT HELP.")
 
     def _client(self, words: list[bytes]) -> Answer:
         if words[1].upper() in (b"SETNAME", b"SETINFO"):
             return _FINE
-        raise Refused(f"unknown subcommand '{words[1].decode()}'. Try CLIENT HELP.")
+        raise Refused(f"unknown subcommand '{as_text(words[1])}'. Try CLIENT HELP.")
 
     def _config(self, words: list[bytes]) -> Answer:
         if words[1].upper() != b"GET" or len(words) < 3:
-            raise Refused(f"unknown subcommand '{words[1].decode()}'. Try CONFIG HELP.")
+            raise Refused(f"unknown subcommand '{as_text(words[1])}'. Try CONFIG HELP.")
         settings = {"appendonly": "yes", "appendfsync": self._fsync(), "maxmemory": "0"}
         settings |= {"maxmemory-policy": "noeviction", "databases": "1", "dir": "/simulated"}
         return [
             each.encode()
             for name, value in settings.items()
-            if any(fnmatch.fnmatchcase(name, pattern.decode("latin-1").lower()) for pattern in words[2:])
+            if any(fnmatch.fnmatchcase(name, as_text(pattern).lower()) for pattern in words[2:])
             for each in (name, value)
         ]
 

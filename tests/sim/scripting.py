@@ -10,7 +10,7 @@ from typing import Any
 from lupa import lua51
 
 from tests.sim.resp import Answer, Error, Refused, Status
-from tests.sim.words import number_text
+from tests.sim.words import as_text, number_text
 
 Execute = Callable[[list[bytes]], Answer]
 
@@ -87,7 +87,7 @@ class Interpreter:
         if sha not in self._scripts:
             compiled = self._compile(text, b"@user_script")
             if isinstance(compiled, tuple):
-                raise Refused(f"Error compiling script (new function): {compiled[1].decode()}")
+                raise Refused(f"Error compiling script (new function): {as_text(compiled[1])}")
             self._scripts[sha] = compiled
 
     def run(self, sha: str, keys: list[bytes], arguments: list[bytes], execute: Execute) -> Answer:
@@ -126,7 +126,7 @@ class Interpreter:
         if isinstance(answer, list):
             return self._table([self._told(each) for each in answer])
         if isinstance(answer, Status | Error):
-            return self._table({b"err" if isinstance(answer, Error) else b"ok": answer.encode()})
+            return self._table({b"err" if isinstance(answer, Error) else b"ok": answer.encode("latin-1")})
         return answer
 
 
@@ -153,9 +153,9 @@ def _answer(value: Any) -> Answer:
     if isinstance(value, float):
         return int(value)
     if (error := value[b"err"]) is not None:
-        return Error(error.decode())
+        return Error(as_text(error))
     if (status := value[b"ok"]) is not None:
-        return Status(status.decode())
+        return Status(as_text(status))
     return _list(value[at] for at in count(1))
 
 

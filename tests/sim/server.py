@@ -11,6 +11,7 @@ from tests.sim.database import Database, Value, copy_of
 from tests.sim.journal import Journal
 from tests.sim.process import Fsync, Process
 from tests.sim.resp import Answer, Error, Refused
+from tests.sim.words import as_text
 
 SYNCED_AFTER_US = 2_000_000  # under everysec: a server whose sync takes longer makes its writers wait
 
@@ -62,7 +63,7 @@ class SimulatedServer:
             elif command.takes(words):
                 answer = command.run(data, words)
             else:
-                answer = Error(f"ERR wrong number of arguments for '{words[0].decode().lower()}' command")
+                answer = Error(f"ERR wrong number of arguments for '{as_text(words[0]).lower()}' command")
         except Refused as refused:
             answer = refused.answer
         if data.undo:
@@ -102,8 +103,8 @@ class SimulatedServer:
     def _process_command(self, words: list[bytes]) -> Answer:
         command = self._process.commands.get(words[0].upper())
         if command is None:
-            arguments = "".join(f"'{word[:128].decode('latin-1')}' " for word in words[1:])
-            return Error(f"ERR unknown command '{words[0].decode('latin-1')}', with args beginning with: {arguments}")
+            arguments = "".join(f"'{as_text(word[:128])}' " for word in words[1:])
+            return Error(f"ERR unknown command '{as_text(words[0])}', with args beginning with: {arguments}")
         return command(words)
 
     def _end_step(self) -> None:

@@ -17,7 +17,7 @@ from tests.sim.streams import (
     parse_id,
     parse_last,
 )
-from tests.sim.words import SYNTAX, integer
+from tests.sim.words import SYNTAX, as_text, integer
 
 NOT_ABOVE = "The ID specified in XADD is equal or smaller than the target stream top item"
 
@@ -133,7 +133,7 @@ def xread(data: Database, words: list[bytes]) -> Answer:
 def xinfo(data: Database, words: list[bytes]) -> Answer:
     """XINFO STREAM key"""
     if words[1].upper() != b"STREAM" or len(words) != 3:
-        raise Refused(f"unknown subcommand '{words[1].decode()}'. Try XINFO HELP.")
+        raise Refused(f"unknown subcommand '{as_text(words[1])}'. Try XINFO HELP.")
     stream = data.find(words[2], Stream)
     if stream is None:
         raise Refused("no such key")

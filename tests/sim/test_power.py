@@ -59,6 +59,7 @@ def test_a_power_failure_reaches_back_no_further_than_was_said(bench: Bench) -> 
 def test_what_was_synced_is_never_lost(bench: Bench) -> None:
     bench.do("SET", "old", "kept")
     bench.pass_us(SYNCED_AFTER_US + 1)
+    assert bench.server.lose_power(back_us=10 * SYNCED_AFTER_US) == 0
     bench.do("SET", "young", "maybe")
     assert bench.server.lose_power(back_us=10 * SYNCED_AFTER_US) == 1
     assert bench.do("GET", "old") == b"kept"
@@ -72,6 +73,17 @@ def test_a_power_failure_syncs_what_it_leaves() -> None:
     left = bench.do("GET", "last")
     assert bench.server.lose_power(back_us=1) == 0
     assert bench.do("GET", "last") == left
+
+
+def test_even_a_flush_may_be_lost(bench: Bench) -> None:
+    bench.do("SET", "key", "value")
+    bench.do("PEXPIRE", "key", 60_000)
+    before = bench.contents()
+    bench.pass_us(1)
+    bench.do("FLUSHALL")
+    assert bench.contents() == {}
+    assert bench.server.lose_power(back_us=0) == 1
+    assert bench.contents() == before
 
 
 def test_the_wall_clock_has_no_say_in_what_is_synced(bench: Bench) -> None:

@@ -10,6 +10,7 @@ import pytest
 from redis._parsers.helpers import parse_info
 
 from tests.sim.bench import START_US, Bench
+from tests.sim.commands import COMMANDS
 from tests.sim.resp import Answer, Blocked, Error, Requests, Status, encode
 
 START_MS = START_US // 1000
@@ -96,6 +97,28 @@ def test_it_describes_itself_as_a_server_that_the_product_takes(bench: Bench) ->
     for fsync in ("always", "everysec"):
         bench.server.appendfsync = fsync
         assert bench.do("CONFIG", "GET", "appendfsync") == [b"appendfsync", fsync.encode()]
+
+
+def test_a_script_is_known_to_the_server_that_loaded_it(bench: Bench) -> None:
+    sha = bench.do("SCRIPT", "LOAD", "return 1")
+    assert isinstance(sha, bytes)
+    assert bench.do("SCRIPT", "EXISTS", sha) == [1]
+    other = Bench(Random(2))
+    assert other.do("EVALSHA", sha, 0) == Error("NOSCRIPT No matching script. Please use EVAL.")
+
+
+def test_what_is_wrong_with_a_command_of_ours_is_not_taken_for_an_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = COMMANDS[b"GET"]._replace(run=lambda data, words: [][1])
+    monkeypatch.setitem(cast(Any, COMMANDS), b"GET", broken)
+    with pytest.raises(IndexError):
+        bench.do("EVAL", "return redis.pcall('GET', 'key')", 0)
+
+
+@pytest.mark.parametrize("word", [b"\xff", b"XINFO", b"SCRIPT", b"CLIENT", b"CONFIG", b"EVALSHA", b"HELLO", b"SELECT"])
+def test_words_that_are_no_text_are_refused_like_others(bench: Bench, word: bytes) -> None:
+    assert isinstance(bench.do(word, b"\xff", b"\xff"), Error)
 
 
 def test_each_life_has_a_name_of_its_own(bench: Bench) -> None:

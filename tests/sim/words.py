@@ -20,6 +20,11 @@ def spelled(words: Iterable[Word]) -> list[bytes]:
     return [word if isinstance(word, bytes) else str(word).encode() for word in words]
 
 
+def as_text(word: bytes) -> str:
+    """Any bytes as text; as an answer it is spelled with the same bytes again."""
+    return word.decode("latin-1")
+
+
 def integer(word: bytes) -> int:
     """A whole number of 64 bits. Raises `Refused`."""
     if _INTEGER.match(word) and (number := int(word)) in _INTEGERS:
