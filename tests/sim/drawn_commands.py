@@ -194,6 +194,7 @@ class DrawnCommands:
             ["XADD", "s1", "*"],
             ["HSET", "h1", "a"],
             ["HGET", "h1"],
+            self.one_of(["EVAL", "return 1"], ["SCRIPT"], ["SELECT"], ["SELECT", "0"], ["SELECT", "x"]),
             ["ZADD", "z1", "1"],
             ["XREAD", "COUNT", "1", "a", "b"],
             ["XREAD", "STREAMS", "s1", "s2", "0"],

@@ -27,17 +27,30 @@ class Process:
         self._fsync = fsync
         self._run_id = f"{random.getrandbits(160):040x}"
         self._scripts: set[str] = set()
-        self.commands: dict[bytes, Callable[[list[bytes]], Answer]] = {
-            b"CLIENT": self._client,
-            b"CONFIG": self._config,
-            b"EVAL": self._eval,
-            b"EVALSHA": self._evalsha,
-            b"HELLO": self._hello,
-            b"INFO": self._info,
-            b"PING": lambda words: words[1] if len(words) > 1 else Status("PONG"),
-            b"SCRIPT": self._script,
-            b"SELECT": lambda words: _FINE if words[1:] == [b"0"] else _refuse("DB index is out of range"),
+        # Beside each: how many words it takes at least, its name among them.
+        self._commands: dict[bytes, tuple[Callable[[list[bytes]], Answer], int]] = {
+            b"CLIENT": (_client, 2),
+            b"CONFIG": (self._config, 2),
+            b"EVAL": (self._eval, 3),
+            b"EVALSHA": (self._evalsha, 3),
+            b"HELLO": (_hello, 1),
+            b"INFO": (self._info, 1),
+            b"PING": (lambda words: words[1] if len(words) > 1 else Status("PONG"), 1),
+            b"SCRIPT": (self._script, 2),
+            b"SELECT": (_select, 2),
         }
+
+    def execute(self, words: list[bytes]) -> Answer:
+        """Carry out a command that concerns the process and not its data. Raises `Refused`, also for one of a name
+        that there is not."""
+        name = as_text(words[0])
+        command, least = self._commands.get(words[0].upper(), (None, 1))
+        if command is None:
+            arguments = "".join(f"'{as_text(word[:128])}' " for word in words[1:])
+            raise Refused(f"unknown command '{name}', with args beginning with: {arguments}")
+        if len(words) < least:
+            raise Refused(f"wrong number of arguments for '{name.lower()}' command")
+        return command(words)
 
     def _eval(self, words: list[bytes]) -> Answer:
         return self._run(self._load(words[1]), words)
@@ -60,7 +73,7 @@ class Process:
         """A command that a script calls."""
         command = command_of(words)
         if command is None:
-            known = words[0].upper() in self.commands
+            known = words[0].upper() in self._commands
             raise Refused(
                 "This Redis command is not allowed from script" if known else "Unknown Redis command called from script"
             )
@@ -89,11 +102,6 @@ class Process:
             return _FINE
         raise Refused(f"unknown subcommand '{as_text(words[1])}'. Try SCRIPT HELP.")
 
-    def _client(self, words: list[bytes]) -> Answer:
-        if words[1].upper() in (b"SETNAME", b"SETINFO"):
-            return _FINE
-        raise Refused(f"unknown subcommand '{as_text(words[1])}'. Try CLIENT HELP.")
-
     def _config(self, words: list[bytes]) -> Answer:
         if words[1].upper() != b"GET" or len(words) < 3:
             raise Refused(f"unknown subcommand '{as_text(words[1])}'. Try CONFIG HELP.")
@@ -106,16 +114,25 @@ class Process:
             for each in (name, value)
         ]
 
-    def _hello(self, words: list[bytes]) -> Answer:
-        if words[1:] not in ([], [b"2"]):
-            raise Refused("unsupported protocol version", "NOPROTO")
-        return [b"server", b"redis", b"version", b"7.2.4", b"proto", 2, b"role", b"master"]
-
     def _info(self, words: list[bytes]) -> Answer:
         about = {"redis_version": "7.2.4", "redis_mode": "standalone", "run_id": self._run_id, "role": "master"}
         about |= {"loading": "0", "aof_enabled": "1", "maxmemory": "0", "maxmemory_policy": "noeviction"}
         return "".join(f"{name}:{value}\r\n" for name, value in about.items()).encode()
 
 
-def _refuse(text: str) -> Answer:
-    raise Refused(text)
+def _client(words: list[bytes]) -> Answer:
+    if words[1].upper() in (b"SETNAME", b"SETINFO"):
+        return _FINE
+    raise Refused(f"unknown subcommand '{as_text(words[1])}'. Try CLIENT HELP.")
+
+
+def _select(words: list[bytes]) -> Answer:
+    if integer(words[1]) != 0:
+        raise Refused("DB index is out of range")
+    return _FINE
+
+
+def _hello(words: list[bytes]) -> Answer:
+    if words[1:] not in ([], [b"2"]):
+        raise Refused("unsupported protocol version", "NOPROTO")
+    return [b"server", b"redis", b"version", b"7.2.4", b"proto", 2, b"role", b"master"]

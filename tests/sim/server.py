@@ -59,7 +59,7 @@ class SimulatedServer:
         try:
             command = command_of(words)
             if command is None:
-                answer = self._process_command(words)
+                answer = self._process.execute(words)
             elif command.takes(words):
                 answer = command.run(data, words)
             else:
@@ -99,13 +99,6 @@ class SimulatedServer:
 
     def _started(self) -> Process:
         return Process(self._data, self._random, lambda: self.appendfsync)
-
-    def _process_command(self, words: list[bytes]) -> Answer:
-        command = self._process.commands.get(words[0].upper())
-        if command is None:
-            arguments = "".join(f"'{as_text(word[:128])}' " for word in words[1:])
-            return Error(f"ERR unknown command '{as_text(words[0])}', with args beginning with: {arguments}")
-        return command(words)
 
     def _end_step(self) -> None:
         undo, self._data.undo = self._data.undo, []

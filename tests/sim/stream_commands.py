@@ -19,6 +19,7 @@ from tests.sim.streams import (
 )
 from tests.sim.words import SYNTAX, as_text, integer
 
+NODE_ENTRIES = 100  # trimming "about" takes whole nodes alone
 NOT_ABOVE = "The ID specified in XADD is equal or smaller than the target stream top item"
 
 
@@ -219,19 +220,19 @@ def _trim_to(option: bytes, word: bytes, about: bool) -> Trim:
 
 
 def _trim(data: Database, stream: Stream, trim: Trim) -> int:
-    if trim.length is None:
-        count = stream.between(FIRST, trim.lowest)[0] if trim.lowest == FIRST else _below(stream, trim.lowest)
-    else:
-        count = max(0, len(stream.ids) - trim.length)
+    length = trim.length
+    count = stream.between(trim.lowest, LAST)[0] if length is None else max(0, len(stream.ids) - length)
     if trim.about:
-        count = stream.whole_nodes(count)
+        count = _whole_nodes(stream, count)
     if count:
         data.undo.append((stream.restore, *stream.drop(count)))
     return count
 
 
-def _below(stream: Stream, lowest: Id) -> int:
-    return stream.between(lowest, LAST)[0]
+def _whole_nodes(stream: Stream, count: int) -> int:
+    """How many of the first `count` entries fill whole nodes."""
+    gone = stream.added - len(stream.ids)
+    return max(0, (gone + count) // NODE_ENTRIES * NODE_ENTRIES - gone)
 
 
 def _range(data: Database, words: list[bytes], first: Id, last: Id, *, backwards: bool) -> Answer:

@@ -68,6 +68,11 @@ def test_a_read_that_finds_nothing_waits_for_what_is_added_from_then_on(bench: B
     assert bench.server.execute(blocked.again) == [[b"other", [[b"3-1", [b"c", b"d"]]]]]
 
 
+def test_a_script_cannot_wait(bench: Bench) -> None:
+    answer = bench.do("EVAL", "return redis.call('XREAD', 'BLOCK', 0, 'STREAMS', KEYS[1], '0-0')", 1, "log")
+    assert answer == Error("ERR XREAD command is not allowed with BLOCK option from scripts")
+
+
 def test_a_read_goes_on_waiting_where_what_was_added_is_gone_again(bench: Bench) -> None:
     blocked = bench.do("XREAD", "BLOCK", 0, "STREAMS", "log", "0-0")
     assert isinstance(blocked, Blocked)
