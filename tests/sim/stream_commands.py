@@ -127,8 +127,9 @@ def xread(data: Database, words: list[bytes]) -> Answer:
                 found.append([key, stream.entries[first : min(last, first + count) if count else last]])  # type: ignore[list-item]
     if found or block_ms is None:
         return found or None
-    again = [*words[: at + number], *(b"%d-%d" % position for position in positions)]
-    return Blocked(keys, block_ms, again)
+    if b"$" in after:  # it means the end as it is now
+        words = [*words[: at + number], *(b"%d-%d" % position for position in positions)]
+    return Blocked(keys, block_ms, words)
 
 
 def xinfo(data: Database, words: list[bytes]) -> Answer:
