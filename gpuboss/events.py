@@ -34,6 +34,7 @@ Ms = Annotated[int, Meta(ge=0, le=MS_MAX)]
 DurationMs = Annotated[int, Meta(ge=1, le=MS_MAX)]
 WaitingCap = Annotated[int, Meta(ge=1, le=WAITING_MAX)]
 Text = Annotated[str, Meta(max_length=512)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")]
 StreamId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}(?!\n)$")]
 Priority = Literal["low", "normal", "high"]
 
@@ -247,6 +248,15 @@ class VramReclaimed(Event, frozen=True):
     how: Literal["nvml", "lock_delay", "operator"]
 
 
+class SnapshotTaken(Event, frozen=True):
+    """The state behind the entry `through` was kept. `inputs` is the running digest of all inputs through it, `state`
+    the digest of the state itself: what a replay compares with what it finds."""
+
+    through: StreamId
+    inputs: Digest
+    state: Digest
+
+
 # ---------------------------------------------------------------- decisions
 
 # Only the scheduler writes these, from values that were validated when they came in: plain types, four times as
@@ -366,6 +376,7 @@ FACTS = _by_name(
     ClockTicked,
     ClockJumped,
     VramReclaimed,
+    SnapshotTaken,
 )
 DECISIONS = _by_name(
     LeaseGranted, LeaseDenied, YieldRequested, LeaseExtended, LeaseStateChanged, LeaseEnded, EventRejected

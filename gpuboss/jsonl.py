@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from gpuboss.core.verification import is_id
+from gpuboss.core.stream_ids import is_id
 from gpuboss.errors import GPUBossError
 from gpuboss.log import Entry
 from gpuboss.terminal import escaped, escaped_json, is_safe

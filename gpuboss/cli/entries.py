@@ -11,7 +11,7 @@ from gpuboss import events
 from gpuboss.cli.output import say
 from gpuboss.cli.wording import moment
 from gpuboss.core.door import read_data, read_type
-from gpuboss.core.verification import parse_id
+from gpuboss.core.stream_ids import parse_id
 from gpuboss.log import Entry
 from gpuboss.terminal import escaped
 

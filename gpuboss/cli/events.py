@@ -79,7 +79,7 @@ def _print_past(
 
 def _behind(start: str, end: str, entries: Iterator[Entry]) -> Iterator[Entry]:
     """Of entries that come last first, those between the two ids, `start` left out."""
-    from gpuboss.core.verification import parse_id
+    from gpuboss.core.stream_ids import parse_id
 
     first, last = parse_id(start), parse_id(end)
     for entry in entries:
@@ -112,7 +112,7 @@ def _print_to_come(
 ) -> None:
     from gpuboss.cli.output import print_bytes, say
     from gpuboss.cli.tail import follow
-    from gpuboss.core.verification import parse_id
+    from gpuboss.core.stream_ids import parse_id
 
     while True:
         for entry in follow(place, after):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gpuboss.core.door import is_stamped, read_data, read_stamp, read_type
 from gpuboss.core.machine import follows, step
 from gpuboss.core.state import State
-from gpuboss.core.verification import parse_id
+from gpuboss.core.stream_ids import parse_id
 from gpuboss.log import PAGE, LogDamaged, LogReader
 
 BEGINNING = "beginning"

@@ -8,7 +8,7 @@ from gpuboss.cli.account import Account, ended
 from gpuboss.cli.reach import Place
 from gpuboss.cli.tail import backwards
 from gpuboss.core.door import is_decision, read_data, read_event, read_type
-from gpuboss.core.verification import parse_id
+from gpuboss.core.stream_ids import parse_id
 from gpuboss.events import EventRejected, LeaseDenied, LeaseEnded, LeaseGranted
 
 

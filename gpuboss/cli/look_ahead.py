@@ -10,7 +10,7 @@ import msgspec
 from gpuboss.core.door import is_decision, is_stamped, read_data, read_stamp, read_type
 from gpuboss.core.machine import follows
 from gpuboss.core.state import State
-from gpuboss.core.verification import is_id, parse_id
+from gpuboss.core.stream_ids import is_id, parse_id
 from gpuboss.log import Entry
 
 

@@ -61,7 +61,8 @@ def replay(
 ) -> None:
     """Derive every decision of a log again, and compare.
 
-    Exits 1 if what is recorded is not what follows from the inputs, and names each entry where it is not.
+    Exits 1 if what is recorded is not what follows from the inputs, and names each entry where it is not; and if an
+    input was changed after the fact, and names the two snapshots between which it was.
 
     With --what-if it asks instead what else would have been decided, in virtual time: whom would it have helped? What
     is given of --devices (one node) and --policy is different, the rest as recorded: devices and rules as they
@@ -151,7 +152,8 @@ def _require_beginning(source: Source, file: str | None) -> None:
 def _verify(source: Source, until: str | None) -> tuple[Verifier, int]:
     from gpuboss.cli.look_ahead import forged_ids, last_cause
     from gpuboss.cli.progress import shown, without_collector
-    from gpuboss.core.verification import Verifier, parse_id
+    from gpuboss.core.stream_ids import parse_id
+    from gpuboss.core.verification import Verifier
 
     verifier = Verifier(
         source.start.state,
@@ -170,7 +172,7 @@ def _verify(source: Source, until: str | None) -> tuple[Verifier, int]:
 
 def _from_redis(log: LogReader, until: str | None, from_start: bool) -> Source:
     from gpuboss.cli.fold import beginning, whole_or_snapshot
-    from gpuboss.core.verification import parse_id
+    from gpuboss.core.stream_ids import parse_id
     from gpuboss.log import LogDamaged
 
     cursor = log.cursor()  # before the entries: what is decided while they are read may miss its decisions

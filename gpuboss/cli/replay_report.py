@@ -10,8 +10,9 @@ import msgspec
 from gpuboss.cli.fold import BEGINNING
 from gpuboss.cli.wording import count
 from gpuboss.core import projections
+from gpuboss.core.divergence import Divergence
 from gpuboss.core.snapshot import digest, dump
-from gpuboss.core.verification import Divergence, Verifier
+from gpuboss.core.verification import Verifier
 from gpuboss.terminal import escaped
 
 DIVERGENCES_SHOWN = 20
@@ -31,6 +32,7 @@ def document(verifier: Verifier, undecided: int, origin: str) -> dict[str, Any]:
         "devices": projections.device_rows(state),
         "undecided": undecided,
         "from": origin,
+        "snapshots": verifier.checkpoints.compared,
     }
 
 
@@ -50,6 +52,10 @@ def report(verifier: Verifier, undecided: int, origin: str) -> str:
         f"{count(len(state.ledger.devices), 'device')}",
         f"digest {digest(dump(state))}",
     ]
+    checked = verifier.checkpoints
+    if checked.compared:
+        what = count(checked.compared, "snapshot")
+        lines.append(f"the inputs were compared with what {what} had kept of them, through {checked.through}")
     if undecided:
         lines.append(f"{count(undecided, 'input')} at the end not decided yet, which is no divergence")
     for divergence in found[:DIVERGENCES_SHOWN]:
@@ -63,7 +69,8 @@ def _explained(divergence: Divergence) -> Iterator[str]:
     yield f"entry {divergence.entry_id}: {divergence.problem}"
     recorded, derived = divergence.recorded, divergence.derived
     if recorded is not None and derived is not None and recorded["type"] == derived["type"]:
-        yield f"  {recorded['type']} of {recorded['data'].get('lease_id') or recorded['data']['cause']}"
+        about = next(filter(None, map(recorded["data"].get, ("lease_id", "cause", "through"))))
+        yield f"  {recorded['type']} of {about}"
         for name in sorted(recorded["data"].keys() | derived["data"].keys()):
             there, here = (_cut(_shown(side["data"].get(name))) for side in (recorded, derived))
             if there != here:

@@ -21,7 +21,7 @@ from gpuboss.cli.what_if_report import report
 from gpuboss.cli.wording import count
 from gpuboss.config import PolicyConfig, load_policy
 from gpuboss.core.state import State
-from gpuboss.core.verification import parse_id
+from gpuboss.core.stream_ids import parse_id
 from gpuboss.events import DeviceObserved
 from gpuboss.jsonl import read_jsonl
 from gpuboss.log import Entry, LogDamaged, LogReader

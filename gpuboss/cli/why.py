@@ -61,7 +61,7 @@ def why(
 def _cursor(place: Place) -> str:
     """The last entry that a scheduler has decided: as it says itself, or, where that is gone, as its decisions do."""
     from gpuboss.cli.look_ahead import last_cause
-    from gpuboss.core.verification import is_id
+    from gpuboss.core.stream_ids import is_id
 
     cursor = place.log.cursor()
     return cursor if cursor is not None and is_id(cursor) else last_cause(place.log.entries())

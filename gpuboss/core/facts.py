@@ -17,6 +17,7 @@ from gpuboss.events import (
     PolicySet,
     SchedulerElected,
     SessionLost,
+    SnapshotTaken,
     VramReclaimed,
 )
 
@@ -24,7 +25,7 @@ from gpuboss.events import (
 def elect(turn: Turn, event: SchedulerElected) -> None:
     """A reign begins; its epoch came with the stamp. Where entries of the log are gone, recovery begins too."""
     state = turn.state
-    state.incarnation = event.incarnation
+    state.core, state.incarnation = event.core, event.incarnation
     if event.lost is not None:
         state.fence = max(state.fence, event.lost.fence)
         state.recovering_since_ms = state.now_ms
@@ -128,6 +129,10 @@ def reclaim(turn: Turn, event: VramReclaimed) -> None:
     lease = turn.state.ledger.leases.get(event.lease_id)
     if lease is not None:
         happen(turn, lease, "reclaim")
+
+
+def take_snapshot(turn: Turn, event: SnapshotTaken) -> None:
+    """What a snapshot was taken of is for a replay to compare; it changes nothing."""
 
 
 def _set_recovery_end(turn: Turn) -> None:

@@ -34,6 +34,7 @@ from gpuboss.events import (
     PolicySet,
     SchedulerElected,
     SessionLost,
+    SnapshotTaken,
     Stamp,
     VramReclaimed,
 )
@@ -56,6 +57,7 @@ _HANDLERS: dict[type[Event], Callable[[Turn, Any], None]] = {
     ClockTicked: facts.tick,
     ClockJumped: facts.jump,
     VramReclaimed: facts.reclaim,
+    SnapshotTaken: facts.take_snapshot,
 }
 
 
@@ -66,13 +68,13 @@ def step(state: State, entry_id: str, fields: Sequence[bytes]) -> Turn:
     if type_name is not None and is_stamped(type_name):
         stamp = read_stamp(read_data(fields))
         if not follows(state, type_name, stamp):
-            _begin(state, entry_id)
+            _begin(state, entry_id, fields)
             _reject_forged(turn, type_name, stamp, read_data(fields))
             return turn
         take_stamp(state, entry_id, stamp)
         if is_decision(type_name):
             return turn
-    _begin(state, entry_id)
+    _begin(state, entry_id, fields)
     event = read_event(fields)
     if isinstance(event, Refusal):
         reject_unread(turn, event)
@@ -111,8 +113,8 @@ def entry_ms(entry_id: str) -> int:
     return int(entry_id.partition("-")[0])
 
 
-def _begin(state: State, entry_id: str) -> None:
-    state.last_id = entry_id
+def _begin(state: State, entry_id: str, fields: Sequence[bytes]) -> None:
+    state.take_input(entry_id, fields)
     state.advance(entry_ms(entry_id))
 
 

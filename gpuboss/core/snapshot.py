@@ -16,7 +16,7 @@ from gpuboss.core.lifecycle import State as LeaseState
 from gpuboss.core.state import State
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting, shape_of
-from gpuboss.events import DeviceObserved, LeaseDenied, LeaseEnded, LeaseGranted, LeaseRequested, PolicySet
+from gpuboss.events import DeviceObserved, Digest, LeaseDenied, LeaseEnded, LeaseGranted, LeaseRequested, PolicySet
 
 
 class _Lease(Struct, array_like=True):
@@ -54,9 +54,11 @@ class _Past(Struct, array_like=True):
 
 class _Snapshot(Struct):
     last_id: str
+    inputs: Digest
     now_ms: int
     epoch: int
     seq: int
+    core: int
     incarnation: str
     policy: PolicySet
     policy_recorded: bool
@@ -77,9 +79,11 @@ def dump(state: State) -> bytes:
     """The state as JSON, the same bytes for the same state."""
     snapshot = _Snapshot(
         last_id=state.last_id,
+        inputs=state.inputs.hex(),
         now_ms=state.now_ms,
         epoch=state.epoch,
         seq=state.seq,
+        core=state.core,
         incarnation=state.incarnation,
         policy=state.policy,
         policy_recorded=state.policy_recorded,
@@ -104,10 +108,10 @@ def load(dumped: bytes) -> State:
     """The state that was dumped. Raises `msgspec.DecodeError` for bytes that no `dump` wrote."""
     snapshot = _DECODER.decode(dumped)
     state = State()
-    state.last_id = snapshot.last_id
+    state.last_id, state.inputs = snapshot.last_id, bytes.fromhex(snapshot.inputs)
     state.now_ms = snapshot.now_ms
     state.epoch, state.seq = snapshot.epoch, snapshot.seq
-    state.incarnation = snapshot.incarnation
+    state.core, state.incarnation = snapshot.core, snapshot.incarnation
     state.policy, state.policy_recorded = snapshot.policy, snapshot.policy_recorded
     state.fence, state.arrivals = snapshot.fence, snapshot.arrivals
     state.recovering_since_ms = snapshot.recovering_since_ms

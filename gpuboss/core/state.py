@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from gpuboss.core import placement
 from gpuboss.core.addresses import session_member
 from gpuboss.core.fronts import Fronts
 from gpuboss.core.history import Memory, Past
+from gpuboss.core.inputs import NO_INPUTS, chained
 from gpuboss.core.ledger import Device, Ledger
 from gpuboss.core.policy import DEFAULT_POLICY
 from gpuboss.core.timers import Timer, TimerKind, Timers
@@ -22,9 +25,11 @@ class State:
 
     def __init__(self) -> None:
         self.last_id = "0-0"  # the last entry that was applied
+        self.inputs = NO_INPUTS  # the running digest of those that were applied
         self.now_ms = 0  # the log's clock
         self.epoch = 0
         self.seq = 0  # of the last entry that the scheduler wrote
+        self.core = 0  # the version of the rules by which the reign decides
         self.incarnation = ""
         self.policy: PolicySet = DEFAULT_POLICY
         self.policy_recorded = False  # before the first PolicySet the defaults hold
@@ -72,6 +77,11 @@ class State:
             del lease_ids[request.lease_id]
             if not lease_ids:
                 del self.sessions[member]
+
+    def take_input(self, entry_id: str, fields: Sequence[bytes]) -> None:
+        """Count an entry that is no decision of the scheduler's."""
+        self.last_id = entry_id
+        self.inputs = chained(self.inputs, entry_id, fields)
 
     def advance(self, now_ms: int) -> None:
         """Move the clock on; it never goes back. What is older than 24 h is forgotten."""

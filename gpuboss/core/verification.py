@@ -7,36 +7,27 @@ position: an input that arrived between the scheduler's read and its commit stan
 from __future__ import annotations
 
 import functools
-import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from gpuboss import events
+from gpuboss.core.checkpoints import Checkpoints
+from gpuboss.core.divergence import Divergence
 from gpuboss.core.door import is_decision, is_stamped, read_data, read_stamp, read_type
 from gpuboss.core.machine import follows, step, take_stamp
 from gpuboss.core.state import State
+from gpuboss.core.stream_ids import is_id, is_later, parse_id
 from gpuboss.events import Decision, Event, EventRejected, Stamp
 
 _DECODERS: dict[bytes, msgspec.json.Decoder[Decision]] = {
     name.encode(): msgspec.json.Decoder(cls) for name, cls in events.DECISIONS.items()
 }
 _NAMES: dict[type[Event], bytes] = {cls: name.encode() for name, cls in events.DECISIONS.items()}
-_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _encode = msgspec.json.Encoder().encode
-
-
-class Divergence(Struct, frozen=True):
-    """One place where the log and the rules differ. `recorded` or `derived` is None where there is nothing."""
-
-    entry_id: str  # the recorded entry, or the input whose decision is missing
-    problem: str
-    recorded: dict[str, Any] | None = None
-    derived: dict[str, Any] | None = None
 
 
 class Verifier:
@@ -60,6 +51,7 @@ class Verifier:
         self.events = 0  # all entries fed, recorded decisions among them
         self.decisions = 0
         self.divergences: list[Divergence] = []
+        self.checkpoints = Checkpoints(state)
         self._forged = functools.cache(forged)
         self._last_cause = None if last_cause is None else functools.cache(last_cause)
         self._cursor = None if cursor is None else parse_id(cursor)
@@ -74,7 +66,7 @@ class Verifier:
     def feed(self, entry_id: str, fields: Sequence[bytes]) -> None:
         """Take the next entry of the log."""
         self.events += 1
-        if not _is_later(entry_id, self._last_id):
+        if not is_later(entry_id, self._last_id):
             self._diverge(entry_id, "it is repeated, or stands behind a later entry", _raw(fields), None)
             return
         self._last_id = entry_id
@@ -96,8 +88,14 @@ class Verifier:
             self._resume_at = None
         else:
             counted = self._count_out_of_step(entry_id, type_name, stamp, recorded, fields)
+        if type_name == b"SnapshotTaken" and (counted is not None or not self._is_strangers(entry_id, None)):
+            found = self.checkpoints.compare(entry_id, fields, self.state)
+            if found is not None and (found.between is not None or not self.divergences):
+                self.divergences.append(found)  # that the state is another is no wonder after others
         if counted is None or not is_decision(type_name):
-            self._apply(entry_id, fields)
+            # A decision that is out of step was none of the inputs, whatever it is taken for here.
+            is_input = not is_decision(type_name) or self._is_strangers(entry_id, recorded)
+            self._apply(entry_id, fields, is_input=is_input)
             return
         self.decisions += 1
         take_stamp(self.state, entry_id, counted)
@@ -147,8 +145,13 @@ class Verifier:
             causes.popleft()
         return causes[0] if causes else None
 
-    def _apply(self, entry_id: str, fields: Sequence[bytes]) -> None:
+    def _apply(self, entry_id: str, fields: Sequence[bytes], *, is_input: bool = True) -> None:
+        before = self.state.inputs
         told = step(self.state, entry_id, fields).told
+        if is_input:
+            self.checkpoints.note(entry_id, fields, self.state.inputs)
+        else:
+            self.state.inputs = before
         if told:
             derived = [each.decision for each in told if each.is_new]
             if derived:
@@ -170,7 +173,7 @@ class Verifier:
         if goes_on and stamp.seq == self._resume_at:
             self._align(stamp, type_name)
             return stamp
-        if goes_on and stamp.seq > expected and (is_answer or not self._may_be_new(entry_id, recorded)):
+        if goes_on and stamp.seq > expected and (is_answer or not self._is_strangers(entry_id, recorded)):
             self._diverge(entry_id, f"entries of the scheduler are missing before it: {problem}", _raw(fields), None)
             # Count on from here, so that one lost entry is one divergence; or from before, if only this one is odd.
             self._align(stamp, type_name)
@@ -190,8 +193,11 @@ class Verifier:
         if type_name != b"SchedulerElected":
             self.state.epoch = stamp.epoch
 
-    def _may_be_new(self, entry_id: str, recorded: Decision | None) -> bool:
-        """Whether the scheduler may not have looked at it yet, so that it may still be rejected as forged."""
+    def _is_strangers(self, entry_id: str, recorded: Decision | None) -> bool:
+        """Whether an entry with a number that is not the next is rejected as forged, or may still be, because the
+        scheduler may not have looked at it yet."""
+        if entry_id in self._forged():
+            return True
         cursor = self._cursor
         if cursor is None and self._last_cause is not None:
             cursor = parse_id(self._last_cause())
@@ -238,24 +244,6 @@ class Verifier:
     ) -> None:
         found = _shown(recorded) if isinstance(recorded, Decision) else recorded
         self.divergences.append(Divergence(entry_id, problem, found, None if derived is None else _shown(derived)))
-
-
-def _is_later(entry_id: str, last_id: str) -> bool:
-    """Whether an entry stands behind another. Ids of one form compare as their text does, which is quick."""
-    if len(entry_id) == len(last_id) and entry_id.find("-") == last_id.find("-"):
-        return entry_id > last_id
-    return parse_id(entry_id) > parse_id(last_id)
-
-
-def is_id(text: str) -> bool:
-    """Whether a text is a stream id in full."""
-    return _ID.fullmatch(text) is not None
-
-
-def parse_id(entry_id: str) -> tuple[int, int]:
-    """A stream id as a pair of numbers, which compare as Redis compares them."""
-    ms, _, number = entry_id.partition("-")
-    return int(ms), int(number or 0)
 
 
 def _parse_or_zero(text: str) -> tuple[int, int]:

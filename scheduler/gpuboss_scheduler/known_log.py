@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from gpuboss.core.verification import parse_id
+from gpuboss.core.stream_ids import parse_id
 from gpuboss.errors import ConfigError
 from gpuboss.log import LogReader
 from gpuboss_scheduler.talk import say

@@ -12,8 +12,9 @@ from gpuboss.core.addresses import session_member
 from gpuboss.core.door import is_decision, is_stamped, read_data, read_event, read_stamp, read_type
 from gpuboss.core.machine import follows
 from gpuboss.core.state import State
-from gpuboss.core.verification import Verifier, is_id, parse_id
-from gpuboss.events import Decision, EventRejected, LeaseRequested, Stamp
+from gpuboss.core.stream_ids import is_id, parse_id
+from gpuboss.core.verification import Verifier
+from gpuboss.events import Decision, EventRejected, LeaseRequested, SnapshotTaken, Stamp
 from gpuboss.log import Entry, LogDamaged, LogReader
 from gpuboss_scheduler.talk import say
 
@@ -148,7 +149,8 @@ def _stamp(entry: Entry) -> Stamp:
 
 
 def _last_cause(log: LogReader, state: State) -> str:
-    """The last input that was decided, from the log alone: for when the scheduler's hash was deleted.
+    """The last input that was decided, from the log alone: for when the scheduler's hash was deleted. What a snapshot
+    stands for is decided too, also where it led to nothing.
 
     Only what carries the scheduler's numbers counts: anybody can append what looks like a decision.
     """
@@ -156,17 +158,18 @@ def _last_cause(log: LogReader, state: State) -> str:
     highest = _last(state)
     for entry in log.entries(after=state.last_id):
         before, highest = highest, _peek(entry, highest, [])
-        if highest is not before and _is_decision(entry):
+        if highest is not before:
             last = max(last, _cause(entry), key=parse_id)
     return last
 
 
 def _cause(entry: Entry) -> str:
-    """What a decision says that it follows from; the beginning of the log if it does not say so."""
-    decision = read_event(entry.fields)
-    if isinstance(decision, Decision) and is_id(decision.cause):
-        return decision.cause
-    return "0-0"
+    """What a decision says that it follows from, or a snapshot that it stands for; the beginning of the log if the
+    entry does not say so."""
+    event = read_event(entry.fields)
+    if isinstance(event, SnapshotTaken) and parse_id(event.through) < parse_id(entry.id):
+        return event.through
+    return event.cause if isinstance(event, Decision) and is_id(event.cause) else "0-0"
 
 
 def _forged_ids(log: LogReader, after: str) -> frozenset[str]:

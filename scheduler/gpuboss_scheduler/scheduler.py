@@ -12,7 +12,7 @@ from gpuboss.connection import connect
 from gpuboss.core.ledger import device_key
 from gpuboss.core.machine import entry_ms
 from gpuboss.core.state import State
-from gpuboss.core.verification import is_id
+from gpuboss.core.stream_ids import is_id
 from gpuboss.events import DeviceLost, DeviceObserved, Event, PolicySet, ServiceRules
 from gpuboss.keys import Keys
 from gpuboss.log import LogReader
@@ -161,7 +161,7 @@ class Scheduler:
             self._status.role = "leading"
             self._seen(state)
             leader.lead(self._stopping)
-            snapshots.write()
+            snapshots.write_last()
             reign.resign()
         except Deposed as deposed:
             say(f"another scheduler leads ({deposed})")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from gpuboss.core import snapshot
 from gpuboss.core.machine import CORE_VERSION
 from gpuboss.core.state import State
+from gpuboss.events import SnapshotTaken
 from gpuboss_scheduler.failpoints import failpoint
-from gpuboss_scheduler.reign import Reign
+from gpuboss_scheduler.reign import Reign, stamped
 from gpuboss_scheduler.scripts import Script
 
 _snapshot = Script("snapshot")
@@ -35,11 +36,21 @@ class Snapshots:
         return self._since >= 2 * held
 
     def write(self) -> None:
-        """Keep the state. Everything that was decided must be committed."""
-        self._since = 0
-        keys = self._reign.keys
-        with self._reign.kept_alive():
-            dumped = snapshot.dump(self._state)
-            arguments = [self._reign.epoch, self._state.last_id, CORE_VERSION, snapshot.digest(dumped), dumped]
-            _snapshot(self._reign.client, [keys.scheduler, keys.snapshot], arguments)
+        """Keep the state, and say so in the log. Everything that was decided must be committed. Raises `Deposed` if
+        another leads, or if the entry at which the state stands is gone."""
+        self._since = -1  # that it was taken will be read too, and is no reason to take another
+        reign, state = self._reign, self._state
+        keys = [reign.keys.scheduler, reign.keys.events, reign.keys.snapshot]
+        with reign.kept_alive():
+            dumped = snapshot.dump(state)
+            digest = snapshot.digest(dumped)
+            taken = SnapshotTaken(through=state.last_id, inputs=state.inputs.hex(), state=digest)
+            arguments = [reign.epoch, reign.seq, reign.seq + 1, stamped(taken, reign.epoch, reign.seq + 1)]
+            _snapshot(reign.client, keys, [*arguments, state.last_id, CORE_VERSION, digest, dumped])
+        reign.seq += 1
         failpoint("snapshot-written")
+
+    def write_last(self) -> None:
+        """Keep the state at the end of a reign, unless nothing was read since it was kept."""
+        if self._since > 0:
+            self.write()

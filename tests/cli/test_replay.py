@@ -66,6 +66,7 @@ def test_an_honest_log(console: Console, client: redis.Redis) -> None:
         **msgspec.json.decode(msgspec.json.encode(rows)),
         "undecided": 0,
         "from": "beginning",
+        "snapshots": 0,
     }
 
 
@@ -178,6 +179,44 @@ def test_a_tampered_decision_in_a_file(console: Console, client: redis.Redis, tm
         '    device: recorded "cuda:1", derived "cuda:0"\n'
         "    vram_mib: recorded 1, derived 20000\n"
     )
+
+
+def with_snapshots() -> Scenario:
+    """A request with the name of a model between two snapshots, and nothing that depends on that name."""
+    given = story()
+    for model in ("first", "second", "third"):
+        given.request(model, 1, model=model)
+        given.take_snapshot()
+        given.settle()
+    return given
+
+
+def test_inputs_that_are_what_they_were(console: Console, client: redis.Redis) -> None:
+    given = with_snapshots()
+    store(client, given)
+    ended = console.call("replay")
+    assert ended.code == 0
+    assert f"compared with what 3 snapshots had kept of them, through {given.entries[-2].id}" in ended.out
+    assert console.call("replay", "--json").document["snapshots"] == 3
+
+
+def test_a_changed_input_that_leads_to_nothing_else(console: Console, client: redis.Redis, tmp_path: Path) -> None:
+    given = with_snapshots()
+    store(client, given)
+    file = exported(console, tmp_path)
+    file.write_text(file.read_text().replace('"model":"second"', '"model":"secand"'))
+    through = [json.loads(line)["data"]["through"] for line in lines_of(file) if '"SnapshotTaken"' in line]
+    [found] = console.call("replay", str(file), "--json").document["divergences"]
+    assert found["between"] == through[:2]
+    words = console.run("replay", str(file))
+    assert words.code == 1
+    assert f"between {through[0]} and {through[1]} an input was changed, taken out or put in later" in words.out
+    assert f"  SnapshotTaken of {through[1]}\n    inputs: recorded " in words.out
+    before = console.call("replay", str(file), "--until", through[1])
+    assert before.code == 0, "nothing behind the entry says what it was"
+    changed_at = json.loads(lines_of(file)[index_of(lines_of(file), "SnapshotTaken")])["id"]
+    assert console.call("replay", str(file), "--until", changed_at).code == 0
+    assert console.call("replay", str(file), "--until", given.entries[-1].id).code == 1
 
 
 @pytest.mark.parametrize("kind", ["LeaseRequested", "LeaseGranted", "ClockTicked", "EventRejected", "DeviceObserved"])

@@ -109,6 +109,7 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ("ClockTicked", {"now_ms": 0, "epoch": 1, "seq": 9}),
     ("ClockJumped", {"from_id": "1-0", "delta_ms": -5}),
     ("VramReclaimed", {"lease_id": "4f9c0e7a1b2d", "how": "nvml"}),
+    ("SnapshotTaken", {"through": "1-0", "inputs": "0" * 64, "state": "a" * 64}),
     ("LeaseDenied", RELEASE | {"reason": "timeout", "detail": "", "cause": "1-0", "epoch": 1, "seq": 3, "now_ms": 5}),
     ("YieldRequested", RELEASE | {"deadline_ms": 5, "for": None, "cause": "1-0", "session": "abcdefgh"}),
     ("LeaseExtended", RELEASE | {"expires_at_ms": 5, "cause": "1-0"}),
@@ -153,6 +154,7 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("DeviceObserved", DEVICE | {"total_mib": -1}),
     ("ClockTicked", {"now_ms": -1}),
     ("VramReclaimed", {"lease_id": "4f9c0e7a1b2d", "how": "luck"}),
+    ("SnapshotTaken", {"through": "1-0", "inputs": "0" * 64, "state": "A" * 64}),
     ("LeaseEnded", RELEASE | {"reason": "bored", "freed": False, "cause": "1-0"}),
 ]
 

@@ -113,6 +113,8 @@ def faults() -> Scenario:
     log.happens(device_lost(0))
     log.request("patient", 8_192)
     log.device(1, 24_576, simulated=False)
+    log.take_snapshot()
+    log.settle()
     return log
 
 

@@ -26,7 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "session": None,
 }
 FACTS: tuple[str, ...] = ("SchedulerElected", "PolicySet", "DeviceObserved", "DeviceLost", "LeaseObserved")
-FACTS += ("SessionLost", "ClockTicked", "ClockJumped", "VramReclaimed")
+FACTS += ("SessionLost", "ClockTicked", "ClockJumped", "VramReclaimed", "SnapshotTaken")
 DECISIONS: tuple[str, ...] = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended", "LeaseStateChanged")
 DECISIONS += ("LeaseEnded", "EventRejected")
 
@@ -215,6 +215,9 @@ class Model:
 
     def on_SchedulerElected(self, data: dict[str, Any]) -> None:
         """Its stamp was counted; there is nothing else to it."""
+
+    def on_SnapshotTaken(self, data: dict[str, Any]) -> None:
+        """It says what is, and changes nothing."""
 
     def on_LeaseObserved(self, data: dict[str, Any]) -> None:
         """These rules do not act on it yet."""

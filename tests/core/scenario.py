@@ -42,6 +42,7 @@ from gpuboss.events import (
     SchedulerElected,
     ServiceRules,
     SessionLost,
+    SnapshotTaken,
     VramReclaimed,
     YieldRequested,
 )
@@ -143,6 +144,12 @@ class Log:
         dumped = snapshot.dump(self.state)
         self.state = snapshot.load(dumped)
         assert snapshot.dump(self.state) == dumped
+
+    def take_snapshot(self) -> str:
+        """Say in the log what the state is; it need not be kept. Returns the entry at which it stands."""
+        through, inputs = self.state.last_id, self.state.inputs.hex()
+        self.stamp(SnapshotTaken(through, inputs, snapshot.digest(snapshot.dump(self.state))))
+        return through
 
     def crash(self) -> None:
         """Lose what was not committed: another scheduler folds the log, and decides the rest of it anew."""

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from gpuboss import events
 from gpuboss.core import snapshot
+from gpuboss.core.inputs import NO_INPUTS
 from gpuboss.core.state import State, Turn
 from gpuboss.events import EventRejected
 from gpuboss.jsonl import to_line
@@ -110,15 +111,15 @@ def written_again(log: Log, batch: int) -> Log:
 
 
 def meaning(log: Log) -> tuple[bytes, list[tuple[Any, ...]]]:
-    """The state but for its last id, and everything told; the details of forgeries name the next number, which does
-    depend on what was committed when."""
+    """The state but for its last id and the digest of its inputs, and everything told: facts carry a number, and the
+    details of forgeries name the next one, which do depend on what was committed when."""
     told = []
     folding = Log()
     for entry in log.entries:
         for each in folding.step(entry).told:
             forged = isinstance(each.decision, EventRejected) and each.decision.reason == "forged"
             told.append((replace(each.decision, detail="") if forged else each.decision, each.address, each.is_new))
-    folding.state.last_id = "0-0"
+    folding.state.last_id, folding.state.inputs = "0-0", NO_INPUTS
     return snapshot.dump(folding.state), told
 
 

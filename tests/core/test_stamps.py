@@ -18,6 +18,7 @@ from gpuboss.events import (
     LeaseReasserted,
     LeaseRevoked,
     SchedulerElected,
+    SnapshotTaken,
 )
 from tests.core.scenario import (
     START_MS,
@@ -154,6 +155,7 @@ def test_a_fact_with_a_right_stamp_that_cannot_be_read_is_counted_and_rejected()
 GOOD_FACTS = (
     *(SchedulerElected("me", "0", 1, "log-1"), policy(), observed(0, 24_576), device_lost(0), session_lost("s")),
     *(LeaseObserved(padded("a"), "cuda:0", 5), ClockTicked(START_MS), jumped(START_MS, 5), reclaimed("a")),
+    SnapshotTaken("1-1", "0" * 64, "f" * 64),
 )
 TRUE: dict[str, Any] = {name: value for fact in GOOD_FACTS for name, value in msgspec.to_builtins(fact).items()}
 ODD: list[Any] = [None, 0, 1, -1, 2**53, "", "abc", "cuda:1", "beta", "1-1", [], {}, True, 1.5, {"low": 0}]

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from gpuboss.core import snapshot
+from gpuboss.core.divergence import Divergence
 from gpuboss.core.door import read_data, read_type
 from gpuboss.core.state import State
-from gpuboss.core.verification import Divergence, Verifier, parse_id
+from gpuboss.core.stream_ids import parse_id
+from gpuboss.core.verification import Verifier
 from gpuboss.events import DECISIONS, FACTS, LeaseGranted, LeaseReleased, LeaseRequested
 from tests.core.scenario import SERVICE, START_MS, Entry, Scenario, fold, padded, renewed
 

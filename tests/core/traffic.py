@@ -29,7 +29,16 @@ SIZES_MIB = (1, 2_048, 4_096, 8_192, 8_192, 16_384, 24_576, 40_960)
 DEVICES = (("alpha", 0, 24_576), ("alpha", 1, 24_576), ("alpha", 2, 8_192), ("beta", 0, 24_576), ("beta", 1, 40_960))
 ATTACKS = tuple(name for name, (fields, _) in hostile.ALL.items() if sum(map(len, fields)) < 3_000)
 COMMON = {"ask": 30, "release": 22, "tick": 12, "repeat": 4, "renew": 4, "idle": 3, "resume": 3, "attack": 4}
-RARE = {"revoke": 3, "lose_session": 2, "reclaim": 6, "observe": 3, "lose_device": 0.7, "jump": 1, "set_policy": 1}
+RARE = {
+    "revoke": 3,
+    "lose_session": 2,
+    "reclaim": 6,
+    "observe": 3,
+    "lose_device": 0.7,
+    "jump": 1,
+    "set_policy": 1,
+    "take_snapshot": 1,
+}
 WEIGHTS = COMMON | RARE
 
 
@@ -141,6 +150,10 @@ class Traffic:
     def _jump(self) -> None:
         delta_ms = self.random.choice((-1_000, 10_000))
         self.log.stamp(ClockJumped(f"{self.log.now_ms - 50}-0", delta_ms))
+
+    def _take_snapshot(self) -> None:
+        if self.log.state.last_id == self.log.entries[-1].id:
+            self.log.take_snapshot()
 
     def _set_policy(self) -> None:
         most, own = self.random.choice((None, 3, 10)), self.random.choice((None, 1, 20))

@@ -35,6 +35,7 @@ FACTS = frozenset(
         "ClockTicked",
         "ClockJumped",
         "VramReclaimed",
+        "SnapshotTaken",
     }
 )
 
