@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from gpuboss import ConfigError, GPUBoss, Lease, SchedulerUnavailable
-from gpuboss.client.link import Link, LinkLost, Outcome, Trouble
+from gpuboss.client.link import Full, Link, LinkLost, Outcome, Trouble
 from tests.client.by_hand import HandScheduler, until
 from tests.client.platforms import killed_and_back
 from tests.real.servers import RealServer
@@ -388,3 +388,24 @@ def outside_of_asyncio(send: Callable[[None], object]) -> None:
 async def test_a_url_that_is_none_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"redis_url.*'http://localhost'"):
         GPUBoss("http://localhost", "painter")
+
+
+async def test_what_a_full_server_refuses_in_both_ways_is_tried_again_but_not_without_a_pause(
+    boss: GPUBoss, hand: HandScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await hold(boss, hand)
+    append = Link.append
+    tried: list[bool] = []
+
+    def full(self: Link, entries: Sequence[tuple[str, bytes, bool]], told: Told) -> bool:
+        tried.append(entries[0][2])
+        refused: list[Outcome] = [Full("MISCONF Errors writing to the AOF file") for _ in entries]
+        asyncio.get_running_loop().call_soon(told, refused)
+        return True
+
+    monkeypatch.setattr(Link, "append", full)
+    await boss.release(lease)  # returns after a while, and it is delivered later
+    assert tried[:3] == [False, True, True]
+    assert len(tried) < 20
+    monkeypatch.setattr(Link, "append", append)
+    await hand.hear("LeaseReleased")
