@@ -16,6 +16,7 @@ from msgspec import Meta, Struct, field
 
 VRAM_MIB_MAX = 16_777_216  # 16 TiB on one device: more than anything sold, small enough for exact sums anywhere
 GPUS_MAX = 1024
+RESERVATIONS_MAX = 1024
 MS_MAX = 2**53 - 1  # what every JSON reader holds exactly: 285,000 years
 
 # `$` alone also matches before a trailing newline, hence the look-ahead.
@@ -174,6 +175,9 @@ class PolicySet(Event, frozen=True):
     margin_mib: Mib | None
     session_ttl_ms: DurationMs
     lock_delay_ms: Ms
+    reservations: Annotated[int, Meta(ge=0, le=RESERVATIONS_MAX)] = 4
+    backfill_order: Literal["key", "short"] = "key"
+    starve_ms: Ms = 1_800_000
 
 
 class DeviceObserved(Event, frozen=True):
@@ -280,6 +284,16 @@ class YieldRequested(Decision, frozen=True):
     for_: str | None = field(name="for")
 
 
+class PromiseMoved(Decision, frozen=True):
+    """The first of those who wait will start by `starts_by_ms`, later than it was promised (`was_ms`): what led to
+    that, the entry `cause`, is outside the rules, or is a request that comes before it."""
+
+    lease_id: str
+    service: str
+    starts_by_ms: int
+    was_ms: int
+
+
 class LeaseExtended(Decision, frozen=True):
     """The answer to a renewal."""
 
@@ -354,6 +368,13 @@ FACTS = _by_name(
     VramReclaimed,
 )
 DECISIONS = _by_name(
-    LeaseGranted, LeaseDenied, YieldRequested, LeaseExtended, LeaseStateChanged, LeaseEnded, EventRejected
+    LeaseGranted,
+    LeaseDenied,
+    YieldRequested,
+    PromiseMoved,
+    LeaseExtended,
+    LeaseStateChanged,
+    LeaseEnded,
+    EventRejected,
 )
 ALL = FROM_SERVICES | FROM_OPERATORS | FACTS | DECISIONS

@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 
 from gpuboss.cli.wording import ago, count, duration, since, size
-from gpuboss.core.explain import explain
-from gpuboss.core.granting import kept_free
+from gpuboss.core.explain import explain, kept_before
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
@@ -80,6 +79,8 @@ def _waiting(state: State, waiting: Waiting) -> Account:
         "reason": why.reason,
         "blocked_by": why.blocked_by,
         "detail": why.detail,
+        "starts_by_ms": why.starts_by_ms,
+        "is_promise": why.is_promise,
         "blockers": [_blocker(state, lease_id) for lease_id in why.blocked_by],
     }
     return found | {"advice": list(_advice(state, waiting, found))}
@@ -130,7 +131,7 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
 
 def _open_to(state: State, waiting: Waiting, shape: Shape) -> list[Device]:
     """The devices that could hold this shape and are not kept for requests that come before."""
-    kept = kept_free(state, waiting)
+    kept = kept_before(state, waiting)
     return [device for device in state.candidates(shape) if device not in kept]
 
 
@@ -171,6 +172,9 @@ def _waiting_lines(found: Account, now_ms: int) -> Iterator[str]:
     yield f"{found['reason']}: {found['detail']}"
     for blocker in found["blockers"]:
         yield f"  blocked by {_blocker_line(blocker, now_ms)}"
+    if found["starts_by_ms"] is not None:
+        how = "it is promised to start" if found["is_promise"] else "it may start, if nobody comes before it,"
+        yield f"{how} {ago(found['starts_by_ms'], now_ms)}{' at the latest' if found['is_promise'] else ''}"
     if found["wait_until_ms"] is not None:
         yield f"it gives up {ago(found['wait_until_ms'], now_ms)}"
     for advice in found["advice"]:

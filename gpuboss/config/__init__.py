@@ -100,6 +100,9 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     head_start_ms: HeadStart = HeadStart()
     margin_mib: int | None = None
+    reservations: int = 4
+    backfill_order: Literal["key", "short"] = "key"
+    starve_ms: int = 1_800_000
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):

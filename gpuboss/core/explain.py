@@ -6,32 +6,41 @@ import heapq
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from gpuboss.core.granting import kept_free
 from gpuboss.core.ledger import Device
 from gpuboss.core.placement import has_room, nearest, place
+from gpuboss.core.reservations import Reservation, reserve
 from gpuboss.core.state import State
 from gpuboss.core.waitlist import Shape, Waiting
 
 EXPLAINED_MAX = 1000  # how many of the queue are explained without being asked for
 
-Reason = Literal["no_room", "reserved_for", "pinned_device_full", "exclusive_busy", "gang_incomplete", "recovering"]
+Reason = Literal[
+    "no_room", "reserved_for", "draining", "pinned_device_full", "exclusive_busy", "gang_incomplete", "recovering"
+]
 
 
 class Explanation(Struct, frozen=True):
-    """Why one request waits. `blocked_by` names leases, or, for `reserved_for`, the requests that come first."""
+    """Why one request waits. `blocked_by` names leases, or, for `reserved_for` and `draining`, the requests that come
+    first. `starts_by_ms`: by when it starts, of the log's time; None where leases without an end are in its way. It is
+    a guess, unless `is_promise`; only who asks for one request is told."""
 
     place: int
     reason: Reason
     blocked_by: list[str]
     detail: str
+    starts_by_ms: int | None = None
+    is_promise: bool = False
 
 
 def explain(state: State, waiting: Waiting) -> Explanation:
     """Explain one request, wherever in the queue it is. Walks the queue."""
     mine = (waiting.key, waiting.arrival)
     ahead = sum(1 for other in state.waitlist.by_id.values() if (other.key, other.arrival) < mine)
-    return _explain(state, waiting, ahead + 1, _holders(state))
+    explanation = _explain(state, waiting, ahead + 1, _holders(state))
+    starts_by_ms, is_promise = _estimate(state, waiting)
+    return replace(explanation, starts_by_ms=starts_by_ms, is_promise=is_promise)
 
 
 def explain_first(state: State, most: int = EXPLAINED_MAX) -> dict[str, Explanation]:
@@ -61,16 +70,41 @@ def _explain(state: State, waiting: Waiting, number: int, holders: dict[Device, 
         )
     if not able:
         return Explanation(number, "no_room", [], "no device is known yet")
-    kept = kept_free(state, waiting)
-    if place(shape, able) is not None:
-        first = sorted({kept[d].arrival: kept[d].request.lease_id for d in able if d in kept}.items())
-        ids = [lease_id for _, lease_id in first]
-        return Explanation(number, "reserved_for", ids, "the room there is is kept for requests that come first")
-    aimed = waiting.target or nearest(shape, able) or able
+    reserved = state.reservations.of(waiting)
+    if reserved is None and place(shape, able) is not None:
+        kept = kept_before(state, waiting)
+        before = {id(kept[device]): kept[device] for device in able if device in kept}.values()
+        ids = [each.waiting.request.lease_id for each in before]
+        drained = any(each.start_ms is None for each in before)
+        detail = "the room there is is kept for requests that come first"
+        return Explanation(number, "draining" if drained else "reserved_for", ids, detail)
+    aimed = able if reserved is None else reserved.devices
+    if reserved is None:
+        aimed = nearest(shape, able) or able
     full = [device for device in aimed if not has_room(shape, device)] or aimed
     blocked_by = sorted({lease_id for device in full for lease_id in holders[device]})
     room = ", ".join(f"{device.key} has {max(0, device.free_mib)} MiB free" for device in full[:4])
-    return Explanation(number, _reason(shape, full), blocked_by, f"needs {_wish(shape)}; {room}")
+    detail = f"needs {_wish(shape)}; {room}"
+    return Explanation(number, _reason(shape, full), blocked_by, detail)
+
+
+def kept_before(state: State, waiting: Waiting) -> dict[Device, Reservation]:
+    """What is kept for requests that come before this one."""
+    mine = (waiting.key, waiting.arrival)
+    return {
+        device: reservation
+        for device, reservation in state.reservations.by_device.items()
+        if (reservation.waiting.key, reservation.waiting.arrival) < mine
+    }
+
+
+def _estimate(state: State, waiting: Waiting) -> tuple[int | None, bool]:
+    """By when it starts, and whether that is promised; else a guess, as if nobody came before it."""
+    reserved = state.reservations.of(waiting)
+    if reserved is not None:
+        return reserved.start_ms, reserved.start_ms is not None and reserved is state.reservations.in_order[0]
+    guess = reserve(waiting, state.candidates(waiting.shape), state.policy)
+    return None if guess is None else max(state.now_ms, guess.start_ms or 0), False
 
 
 def _reason(shape: Shape, full: list[Device]) -> Reason:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.lifecycle import State as LeaseState
+from gpuboss.core.reservations import Drain, Promise, Reservation
 from gpuboss.core.state import State
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting, shape_of
@@ -41,7 +42,15 @@ class _Waiting(Struct, array_like=True):
     arrival: int
     requested_at_ms: int
     wait_until_ms: int | None
-    target: list[str] | None
+    starves_at_ms: int
+    starves: bool
+
+
+class _Reservation(Struct, array_like=True):
+    lease_id: str
+    devices: list[str]
+    start_ms: int | None
+    extra_mib: list[int]
 
 
 class _Past(Struct, array_like=True):
@@ -66,6 +75,10 @@ class _Snapshot(Struct):
     devices: list[DeviceObserved]
     leases: list[_Lease]
     waiting: list[_Waiting]
+    reservations: list[_Reservation]
+    unpromised: str | None
+    drain: tuple[str, list[str]] | None
+    promise: Promise | None
     history: list[_Past]
     lost_sessions: list[tuple[str, int]]
 
@@ -89,6 +102,10 @@ def dump(state: State) -> bytes:
         devices=[device.observed for device in state.ledger.ordered_devices()],
         leases=[_dump_lease(lease) for lease in state.ledger.leases.values()],
         waiting=[_dump_waiting(waiting) for waiting in state.waitlist.by_id.values()],
+        reservations=[_dump_reservation(each) for each in state.reservations.in_order],
+        unpromised=None if state.unpromised is None else state.unpromised.request.lease_id,
+        drain=None if state.drain is None else (state.drain.waiting.request.lease_id, _keys(state.drain.devices)),
+        promise=state.promise,
         history=[_dump_past(past, at_ms) for at_ms, _, past in state.history.items()],
         lost_sessions=[(member, at_ms) for at_ms, member, _ in state.lost_sessions.items()],
     )
@@ -119,6 +136,7 @@ def load(dumped: bytes) -> State:
         _load_lease(state, lease)
     for waiting in snapshot.waiting:
         _load_waiting(state, waiting)
+    _load_kept(state, snapshot)
     for past in snapshot.history:
         ended = past.ended if past.ended is not None else past.denied
         assert ended is not None
@@ -154,8 +172,22 @@ def _dump_waiting(waiting: Waiting) -> _Waiting:
         arrival=waiting.arrival,
         requested_at_ms=waiting.requested_at_ms,
         wait_until_ms=waiting.wait_until_ms,
-        target=None if waiting.target is None else [device.key for device in waiting.target],
+        starves_at_ms=waiting.starves_at_ms,
+        starves=waiting.starves,
     )
+
+
+def _dump_reservation(reservation: Reservation) -> _Reservation:
+    return _Reservation(
+        lease_id=reservation.waiting.request.lease_id,
+        devices=_keys(reservation.devices),
+        start_ms=reservation.start_ms,
+        extra_mib=reservation.extra_mib,
+    )
+
+
+def _keys(devices: list[Device]) -> list[str]:
+    return [device.key for device in devices]
 
 
 def _dump_past(past: Past, at_ms: int) -> _Past:
@@ -200,11 +232,29 @@ def _load_waiting(state: State, dumped: _Waiting) -> None:
         arrival=dumped.arrival,
         requested_at_ms=dumped.requested_at_ms,
         wait_until_ms=dumped.wait_until_ms,
-        target=None if dumped.target is None else _devices(state, dumped.target),
+        starves_at_ms=dumped.starves_at_ms,
+        starves=dumped.starves,
     )
     state.waitlist.add(waiting)
     if waiting.wait_until_ms is not None:
         state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, waiting.request.lease_id)
+
+
+def _load_kept(state: State, snapshot: _Snapshot) -> None:
+    """What is kept for those who wait, as the last pass made it."""
+    by_id = state.waitlist.by_id
+    for each in snapshot.reservations:
+        kept = Reservation(by_id[each.lease_id], _devices(state, each.devices), each.start_ms, each.extra_mib)
+        state.reservations.add(kept)
+    if snapshot.drain is not None:
+        lease_id, keys = snapshot.drain
+        state.drain = Drain(by_id[lease_id], _devices(state, keys))
+    state.promise = snapshot.promise
+    if snapshot.unpromised is not None:
+        state.unpromised = by_id[snapshot.unpromised]
+        if not state.unpromised.starves:
+            state.unpromised.is_timed = True
+            state.timers.set(state.unpromised.starves_at_ms, TimerKind.STARVATION, snapshot.unpromised)
 
 
 def _devices(state: State, keys: list[str]) -> list[Device]:

@@ -9,8 +9,9 @@ from gpuboss.core.addresses import session_member
 from gpuboss.core.history import Memory, Past
 from gpuboss.core.ledger import Device, Ledger
 from gpuboss.core.policy import DEFAULT_POLICY
+from gpuboss.core.reservations import Drain, Promise, Reservations
 from gpuboss.core.timers import Timer, TimerKind, Timers
-from gpuboss.core.waitlist import Shape, Waitlist
+from gpuboss.core.waitlist import Shape, Waiting, Waitlist
 from gpuboss.events import Decision, LeaseRequested, PolicySet
 
 SHAPES_REMEMBERED = 4096
@@ -32,6 +33,10 @@ class State:
         self.arrivals = 0
         self.ledger = Ledger()
         self.waitlist = Waitlist()
+        self.reservations = Reservations()  # as the last pass made them
+        self.unpromised: Waiting | None = None  # the first for whom no time could be reserved
+        self.drain: Drain | None = None
+        self.promise: Promise | None = None
         self.timers = Timers()
         self.history: Memory[Past] = Memory()  # by lease_id
         self.sessions: dict[str, dict[str, None]] = {}  # member -> its lease_ids, in their order
@@ -91,6 +96,11 @@ class State:
         if timer.kind is TimerKind.WAIT_TIMEOUT:
             waiting = self.waitlist.by_id.get(timer.lease_id)
             return waiting is not None and waiting.wait_until_ms == timer.deadline_ms
+        if timer.kind is TimerKind.STARVATION:
+            waiting = self.unpromised
+            if waiting is None or waiting.starves or waiting.request.lease_id != timer.lease_id:
+                return False
+            return waiting.starves_at_ms == timer.deadline_ms
         lease = self.ledger.leases.get(timer.lease_id)
         if lease is None or lease.state == "reclaiming":
             return False

@@ -19,9 +19,9 @@ from typing import Any
 from tests.core.audited_log import Audited, read_log
 
 DAY_MS = 24 * 60 * 60 * 1000
-SHAPE = ("vram_mib", "gpus", "exclusive", "device", "node")
+SHAPE = ("vram_mib", "gpus", "exclusive", "device", "node", "ttl_ms")
 # What makes two requests with one lease_id the same request.
-ESSENCE = (*SHAPE, "service", "priority", "ttl_ms", "wait_ms", "reclaimable", "preemptible", "instance", "session")
+ESSENCE = (*SHAPE, "service", "priority", "wait_ms", "reclaimable", "preemptible", "instance", "session")
 DEFAULTS: dict[str, Any] = {
     "gpus": 1,
     "exclusive": False,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from tests.core.model_plan import Plan
 from tests.core.model_room import ALIVE, Case, Room
 
 DAY_MS = 24 * 60 * 60 * 1000
@@ -28,7 +29,7 @@ DEFAULTS: dict[str, Any] = {
 FACTS: tuple[str, ...] = ("SchedulerElected", "PolicySet", "DeviceObserved", "DeviceLost", "LeaseObserved")
 FACTS += ("SessionLost", "ClockTicked", "ClockJumped", "VramReclaimed")
 DECISIONS: tuple[str, ...] = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended", "LeaseStateChanged")
-DECISIONS += ("LeaseEnded", "EventRejected")
+DECISIONS += ("LeaseEnded", "PromiseMoved", "EventRejected")
 
 
 class Answer(NamedTuple):
@@ -56,11 +57,14 @@ class Model:
     def __init__(self) -> None:
         self.now_ms = 0
         self.epoch = self.seq = self.fence = self.arrivals = 0
-        self.lock_delay_ms = 60_000
         self.head_start_ms = {"low": 0, "normal": 900_000, "high": 3_600_000}
         self.devices: dict[str, dict[str, Any]] = {}
         self.cases: dict[str, Case] = {}
         self.room = Room(self.devices, self.cases)
+        self.rules: dict[str, Any] = {"reservations": 4, "starve_ms": 1_800_000, "lock_delay_ms": 60_000}
+        self.plan = Plan(self.room, self.rules)
+        self.drained: tuple[Case, list[str]] | None = None
+        self.promise: tuple[Case, int] | None = None
         self.lost: dict[tuple[str, str], int] = {}
         self._cause = ""
         self._answers: list[Answer] = []
@@ -120,15 +124,16 @@ class Model:
         case.final = self._say("LeaseDenied", case, reason=reason)
 
     def _end(self, case: Case, reason: str) -> None:
-        lingers = [key for key in case.devices if self.lock_delay_ms > 0 or not self.devices[key]["simulated"]]
+        lingers = [key for key in case.devices if self.rules["lock_delay_ms"] > 0 or not self.devices[key]["simulated"]]
         freed = reason in ("released", "yielded") or not lingers
         case.is_, case.over_ms = "over" if freed else "reclaiming", self.now_ms
+        case.reclaiming_ms = self.now_ms
         case.final = self._say("LeaseEnded", case, reason=reason, freed=freed)
 
     def _grant(self, case: Case, devices: list[str]) -> None:
         self.fence += 1
         asked, now_ms = case.asked, self.now_ms
-        case.is_, case.devices, case.aim = "held", devices, None
+        case.is_, case.devices = "held", devices
         case.expires_ms = None if asked["ttl_ms"] is None else now_ms + asked["ttl_ms"]
         case.expiry_set_ms = now_ms
         abouts = [self.devices[key] for key in devices]
@@ -148,24 +153,36 @@ class Model:
         case.granted = answer.data
 
     def _pass(self) -> None:
-        """Everyone in order: whoever has a place gets it, and the first of a shape that has none keeps one free."""
-        kept: list[str] = []
+        """Everyone in order: whoever has an admitted place gets it, and for those who have none one is kept."""
+        self.plan = plan = Plan(self.room, self.rules)
+        if self.drained is not None and not self._still_drains(*self.drained):
+            self.drained = None
         failed = []
         for case in self.queue():
-            if case.shape in failed:
-                continue
-            if all(key in kept for key in self.devices):
-                return
-            able = self.room.able(case.asked)
-            allowed = [key for key in able if key not in kept]
-            devices = self.room.best(case.asked, allowed)
-            if devices is not None:
-                self._grant(case, devices)
-                continue
-            failed.append(case.shape)
-            if case.aim is None or not all(key in able and self.devices[key]["healthy"] for key in case.aim):
-                case.aim = self.room.nearest(case.asked, allowed)
-            kept += case.aim or []
+            if case.shape not in failed and not self._serve(plan, case):
+                failed.append(case.shape)
+                self.drained = plan.keep(case, self.room.able(case.asked), self.drained)
+        self._keep_promise(plan)
+
+    def _serve(self, plan: Plan, case: Case) -> bool:
+        able = self.room.able(case.asked)
+        devices = self.room.best(case.asked, [key for key in able if plan.admits(case.asked, key, self.now_ms)])
+        if devices is not None:
+            self._grant(case, devices)
+        return devices is not None
+
+    def _still_drains(self, case: Case, target: list[str]) -> bool:
+        able = self.room.able(case.asked)
+        return case.is_ == "waiting" and all(key in able and self.devices[key]["healthy"] for key in target)
+
+    def _keep_promise(self, plan: Plan) -> None:
+        before, self.promise = self.promise, None
+        if not plan.kept or plan.kept[0].start_ms is None:
+            return
+        case, start_ms = plan.kept[0].case, plan.kept[0].start_ms
+        self.promise = case, start_ms
+        if before is not None and before[0] is case and before[1] < start_ms:
+            self._say("PromiseMoved", case, starts_by_ms=start_ms, was_ms=before[1])
 
     # ------------------------------------------------------------ facts
 
@@ -199,6 +216,9 @@ class Model:
                 self._deny(case, "timeout")
             elif case.is_ in ALIVE:
                 self._end(case, "expired" if kind == 0 else "revoked")
+        hopeless = self.plan.unpromised
+        if hopeless is not None and hopeless.is_ == "waiting" and hopeless.starves_ms <= self.now_ms:
+            hopeless.starves = True
 
     def on_ClockJumped(self, data: dict[str, Any]) -> None:
         """What was set before moves along."""
@@ -210,6 +230,10 @@ class Model:
                 case.yield_by_ms = max(0, case.yield_by_ms + delta_ms)
             if case.wait_until_ms is not None and case.submitted_ms < from_ms:
                 case.wait_until_ms = max(0, case.wait_until_ms + delta_ms)
+            if case.submitted_ms < from_ms:
+                case.starves_ms = max(0, case.starves_ms + delta_ms)
+            if case.is_ == "reclaiming" and case.reclaiming_ms < from_ms:
+                case.reclaiming_ms = max(0, case.reclaiming_ms + delta_ms)
 
     def on_SchedulerElected(self, data: dict[str, Any]) -> None:
         """Its stamp was counted; there is nothing else to it."""
@@ -220,7 +244,8 @@ class Model:
 
     def on_PolicySet(self, data: dict[str, Any]) -> None:
         """Those who wait keep their keys."""
-        self.lock_delay_ms, self.head_start_ms = data["lock_delay_ms"], data["head_start_ms"]
+        self.head_start_ms = data["head_start_ms"]
+        self.rules |= {name: data[name] for name in self.rules if name in data}
 
     def on_DeviceObserved(self, data: dict[str, Any]) -> None:
         """A device is there, or changed."""
@@ -239,9 +264,6 @@ class Model:
                 self._end(case, "device_lost")
             elif not case.devices:
                 case.is_ = "over"
-        for case in self.queue():
-            if key in (case.aim or ()):
-                case.aim = None
         del self.devices[key]
         self._deny_impossible()
 
@@ -281,6 +303,7 @@ class Model:
         key = self.now_ms - self.head_start_ms[asked["priority"]]
         self.arrivals += 1
         case = Case(asked, self.arrivals, key, self.now_ms, wait_until_ms)
+        case.starves_ms = self.now_ms + self.rules["starve_ms"]
         self.cases[asked["lease_id"]] = case
         if (asked["service"], asked["session"]) in self.lost:
             self._deny(case, "session_lost")
@@ -327,7 +350,9 @@ class Model:
     def on_LeaseRenewed(self, data: dict[str, Any]) -> None:
         """A lease goes on."""
         case = self._lease_of(data)
-        if case is not None:
+        if case is not None and self.plan.voids(case, self.now_ms + data["ttl_ms"]):
+            self._refuse("reserved", data, case.asked)
+        elif case is not None:
             case.expires_ms, case.expiry_set_ms = self.now_ms + data["ttl_ms"], self.now_ms
             self._say("LeaseExtended", case, expires_at_ms=case.expires_ms)
 

@@ -1,0 +1,169 @@
+"""Reservations: where, and by when, those who do not fit will start; whatever passes them must not delay that.
+
+EASY backfilling (Lifka, 1995) on named devices (policy, rule 4). A reservation holds the devices of one node on which
+its request can start earliest, going by when the leases there end; `start_ms` is the time by which it fits, and what
+is left over then may be lent to anybody. A lease without an end gives no such time: then nothing is reserved, and
+only who waited for `starve_ms` may have devices closed for everybody else until they are empty enough.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from msgspec import Struct
+
+from gpuboss.core.ledger import Device, Lease
+from gpuboss.core.placement import has_room, nearest
+from gpuboss.core.waitlist import Shape, Waiting
+from gpuboss.events import PolicySet
+
+
+class Reservation(Struct, eq=False):
+    """What is kept for one request. `start_ms`: by when it starts; None while its devices are drained, which has no
+    date. `extra_mib`: what may be lent of each device beyond that time."""
+
+    waiting: Waiting
+    devices: list[Device]
+    start_ms: int | None
+    extra_mib: list[int]
+
+
+class Drain(Struct, eq=False):
+    """Devices that are emptied for a request that starved. Chosen once: a target that moved could do so for ever."""
+
+    waiting: Waiting
+    devices: list[Device]
+
+
+class Promise(Struct, frozen=True):
+    """By when the first of those who wait with a reservation starts, as it was last told."""
+
+    lease_id: str
+    start_ms: int
+
+
+class Reservations:
+    """All reservations of one moment, in the order of the queue: a device has one at most."""
+
+    def __init__(self) -> None:
+        self.in_order: list[Reservation] = []
+        self.by_device: dict[Device, Reservation] = {}
+
+    def add(self, reservation: Reservation) -> None:
+        """One more, behind the others."""
+        self.in_order.append(reservation)
+        for device in reservation.devices:
+            self.by_device[device] = reservation
+
+    def admit(self, shape: Shape, device: Device, now_ms: int, policy: PolicySet) -> bool:
+        """Whether a lease of this shape that began now would delay nobody for whom the device is reserved."""
+        reservation = self.by_device.get(device)
+        if reservation is None:
+            return True
+        if reservation.start_ms is None:
+            return False
+        if shape.ttl_ms is not None and now_ms + shape.ttl_ms + policy.lock_delay_ms <= reservation.start_ms:
+            return True
+        return not shape.exclusive and shape.vram_mib <= reservation.extra_mib[reservation.devices.index(device)]
+
+    def of(self, waiting: Waiting) -> Reservation | None:
+        """What is kept for one request."""
+        return next((each for each in self.in_order if each.waiting is waiting), None)
+
+    def use(self, shape: Shape, devices: list[Device], now_ms: int, policy: PolicySet) -> None:
+        """A lease of this shape began on these devices, which admitted it: less is left over beyond their start."""
+        for device in devices:
+            reservation = self.by_device.get(device)
+            if reservation is None or reservation.start_ms is None:
+                continue
+            if shape.ttl_ms is None or now_ms + shape.ttl_ms + policy.lock_delay_ms > reservation.start_ms:
+                reservation.extra_mib[reservation.devices.index(device)] -= shape.vram_mib
+
+    def voided_by(self, lease: Lease, expires_at_ms: int, policy: PolicySet) -> Reservation | None:
+        """The reservation that would be voided if a lease ended that much later; None if none would."""
+        before_ms = end_ms(lease, policy)
+        for device in lease.devices:
+            reservation = self.by_device.get(device)
+            if reservation is None or before_ms is None or expires_at_ms + policy.lock_delay_ms <= before_ms:
+                continue
+            start_ms = reservation.start_ms
+            if start_ms is None:
+                return reservation
+            if before_ms > start_ms or expires_at_ms + policy.lock_delay_ms <= start_ms:
+                continue
+            extra_mib = reservation.extra_mib[reservation.devices.index(device)]
+            if lease.request.exclusive or reservation.waiting.shape.exclusive or extra_mib < lease.request.vram_mib:
+                return reservation
+        return None
+
+
+def reserve(waiting: Waiting, allowed: list[Device], policy: PolicySet) -> Reservation | None:
+    """The devices of one node, out of `allowed` (in their order), on which a request can start earliest; None where
+    no end of leases makes it fit. Of equally early ones those on which least is left over."""
+    shape = waiting.shape
+    best: tuple[int, int, list[Device], list[int]] | None = None
+    for _, group in groupby(allowed, key=lambda device: device.observed.node):
+        dated = [(start_ms, device) for device in group if (start_ms := _fits_ms(shape, device, policy)) is not None]
+        if len(dated) < shape.gpus:
+            continue
+        start_ms = sorted(start_ms for start_ms, _ in dated)[shape.gpus - 1]
+        if best is not None and start_ms > best[0]:
+            continue
+        able = [(_left_over_mib(shape, d, start_ms, policy), d.index, d) for at_ms, d in dated if at_ms <= start_ms]
+        chosen = sorted(able, key=lambda each: each[:2])[: shape.gpus]
+        over_mib = sum(each[0] for each in chosen)
+        if best is None or (start_ms, over_mib) < best[:2]:
+            best = (start_ms, over_mib, [each[2] for each in chosen], [each[0] for each in chosen])
+    return None if best is None else Reservation(waiting, best[2], best[0], best[3])
+
+
+def drain(waiting: Waiting, target: list[Device], devices: int) -> Reservation:
+    """Close the target for others: what has room already, and of what has not, a quarter of all `devices` at a time."""
+    lacking = [device for device in target if not has_room(waiting.shape, device)]
+    closed = lacking[: max(1, devices // 4)]
+    kept = [device for device in target if device not in lacking or device in closed]
+    return Reservation(waiting, kept, None, [0] * len(kept))
+
+
+def drainable(waiting: Waiting, allowed: list[Device]) -> list[Device] | None:
+    """What would be drained for a request: the devices of one node that lack least; None if there are too few."""
+    return nearest(waiting.shape, [device for device in allowed if device.healthy])
+
+
+def end_ms(lease: Lease, policy: PolicySet) -> int | None:
+    """When a lease's VRAM is back at the latest, going by what binds its holder; None if nothing does."""
+    if lease.reclaiming_since_ms is not None:
+        return lease.reclaiming_since_ms + policy.lock_delay_ms
+    ends = [ms for ms in (lease.expires_at_ms, lease.yield_by_ms) if ms is not None]
+    return min(ends) + policy.lock_delay_ms if ends else None
+
+
+def _fits_ms(shape: Shape, device: Device, policy: PolicySet) -> int | None:
+    """When one part of a request fits on a device, if nothing else is begun there: 0 if it does now, None if never."""
+    if not device.healthy:
+        return None
+    if has_room(shape, device):
+        return 0
+    lacking_mib = shape.vram_mib - device.free_mib
+    exclusive = device.exclusive_leases
+    ends = [(ms, lease) for lease in device.leases.values() if (ms := end_ms(lease, policy)) is not None]
+    ends.sort(key=lambda each: each[0])
+    for number, (ms, lease) in enumerate(ends, start=1):
+        lacking_mib -= lease.request.vram_mib
+        exclusive -= lease.request.exclusive
+        empty = number == len(device.leases)
+        if lacking_mib <= 0 and not exclusive and (empty or not shape.exclusive):
+            return ms
+    return None
+
+
+def _left_over_mib(shape: Shape, device: Device, start_ms: int, policy: PolicySet) -> int:
+    """What is free beside one part of a request at its start; an exclusive one leaves nothing."""
+    if shape.exclusive:
+        return 0
+    back_mib = 0
+    for lease in device.leases.values():
+        ms = end_ms(lease, policy)
+        if ms is not None and ms <= start_ms:
+            back_mib += lease.request.vram_mib
+    return device.free_mib + back_mib - shape.vram_mib
