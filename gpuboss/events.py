@@ -217,10 +217,13 @@ class SessionLost(Event, frozen=True):
     session: SessionId
 
 
-class ClockTicked(Event, frozen=True):
-    """The log's clock reached `now_ms`: the only event at which timers fire."""
+class ClockTicked(Event, frozen=True, omit_defaults=True):
+    """The log's clock reached `now_ms`: the only event at which timers fire. `inputs_follow`: entries of the same ms
+    stand behind it, and who waits is looked at with the next of them, so that what ends by itself and what is given
+    back at one ms is lent out in one go. For virtual time; a scheduler that leads cannot know it, and never says so."""
 
     now_ms: Ms
+    inputs_follow: bool = False
 
 
 class ClockJumped(Event, frozen=True):
@@ -285,12 +288,13 @@ class YieldRequested(Decision, frozen=True):
 
 
 class PromiseMoved(Decision, frozen=True):
-    """The first of those who wait will start by `starts_by_ms`, later than it was promised (`was_ms`): what led to
-    that, the entry `cause`, is outside the rules, or is a request that comes before it."""
+    """A request that waits will not start by `was_ms`, as it was promised, but by `starts_by_ms` (null: nothing is
+    promised any more). What led to that, the entry `cause`, is outside the rules, or lets one that comes before it
+    have the room."""
 
     lease_id: str
     service: str
-    starts_by_ms: int
+    starts_by_ms: int | None
     was_ms: int
 
 

@@ -122,6 +122,8 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
         yield f"the oldest lease in the way can be asked back: gpuboss revoke {first['lease_id']} --grace 30s"
     if any(each["state"] == "reclaiming" for each in found["blockers"]):
         yield "VRAM of a lease that ended uncleanly comes back once its memory is seen to be gone"
+    if found["reason"] == "reserved_for" and request.ttl_ms is None:
+        yield "with a TTL that ends before those named above start it could use the room until then"
     if found["reason"] == "reserved_for" and request.priority != "high":
         yield "a higher priority comes first; those named above were asked for earlier, or with more of it"
     room_mib = max((device.free_mib for device in _open_to(state, waiting, shape) if not device.exclusive), default=0)
@@ -173,12 +175,18 @@ def _waiting_lines(found: Account, now_ms: int) -> Iterator[str]:
     for blocker in found["blockers"]:
         yield f"  blocked by {_blocker_line(blocker, now_ms)}"
     if found["starts_by_ms"] is not None:
-        how = "it is promised to start" if found["is_promise"] else "it may start, if nobody comes before it,"
-        yield f"{how} {ago(found['starts_by_ms'], now_ms)}{' at the latest' if found['is_promise'] else ''}"
+        yield _start_line(found["starts_by_ms"], found["is_promise"], now_ms)
     if found["wait_until_ms"] is not None:
         yield f"it gives up {ago(found['wait_until_ms'], now_ms)}"
     for advice in found["advice"]:
         yield f"what would help: {advice}"
+
+
+def _start_line(starts_by_ms: int, is_promise: bool, now_ms: int) -> str:
+    when = ago(starts_by_ms, now_ms)
+    if not is_promise:
+        return f"it might start {when}: a guess, as if nobody came before it"
+    return f"it starts {when} at the latest" if starts_by_ms > now_ms else f"it should have started {when}"
 
 
 def _blocker_line(blocker: Account, now_ms: int) -> str:

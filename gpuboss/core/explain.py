@@ -72,8 +72,7 @@ def _explain(state: State, waiting: Waiting, number: int, holders: dict[Device, 
         return Explanation(number, "no_room", [], "no device is known yet")
     reserved = state.reservations.of(waiting)
     if reserved is None and place(shape, able) is not None:
-        kept = kept_before(state, waiting)
-        before = {id(kept[device]): kept[device] for device in able if device in kept}.values()
+        before = [each for each in _before(state, waiting) if any(device in able for device in each.devices)]
         ids = [each.waiting.request.lease_id for each in before]
         drained = any(each.start_ms is None for each in before)
         detail = "the room there is is kept for requests that come first"
@@ -88,21 +87,21 @@ def _explain(state: State, waiting: Waiting, number: int, holders: dict[Device, 
     return Explanation(number, _reason(shape, full), blocked_by, detail)
 
 
-def kept_before(state: State, waiting: Waiting) -> dict[Device, Reservation]:
-    """What is kept for requests that come before this one."""
+def kept_before(state: State, waiting: Waiting) -> list[Device]:
+    """The devices that are kept for requests that come before this one."""
+    return [device for each in _before(state, waiting) for device in each.devices]
+
+
+def _before(state: State, waiting: Waiting) -> list[Reservation]:
     mine = (waiting.key, waiting.arrival)
-    return {
-        device: reservation
-        for device, reservation in state.reservations.by_device.items()
-        if (reservation.waiting.key, reservation.waiting.arrival) < mine
-    }
+    return [each for each in state.reservations.in_order if (each.waiting.key, each.waiting.arrival) < mine]
 
 
 def _estimate(state: State, waiting: Waiting) -> tuple[int | None, bool]:
     """By when it starts, and whether that is promised; else a guess, as if nobody came before it."""
     reserved = state.reservations.of(waiting)
     if reserved is not None:
-        return reserved.start_ms, reserved.start_ms is not None and reserved is state.reservations.in_order[0]
+        return reserved.start_ms, reserved.promised_ms is not None
     guess = reserve(waiting, state.candidates(waiting.shape), state.policy)
     return None if guess is None else max(state.now_ms, guess.start_ms or 0), False
 

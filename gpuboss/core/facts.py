@@ -28,6 +28,7 @@ def elect(turn: Turn, event: SchedulerElected) -> None:
     if event.lost is not None:
         state.fence = max(state.fence, event.lost.fence)
         state.recovering_since_ms = state.now_ms
+        turn.look = True  # what was kept for those who wait is kept for nobody now
         _set_recovery_end(turn)
 
 
@@ -98,6 +99,7 @@ def tick(turn: Turn, event: ClockTicked) -> None:
         else:
             lease = state.ledger.leases[timer.lease_id]
             happen(turn, lease, "expire" if timer.kind is TimerKind.LEASE_EXPIRY else "revoke")
+    turn.looks_later = event.inputs_follow
 
 
 def jump(turn: Turn, event: ClockJumped) -> None:
@@ -124,7 +126,8 @@ def jump(turn: Turn, event: ClockJumped) -> None:
             state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
         if waiting.requested_at_ms < from_ms:
             waiting.starves_at_ms = max(0, waiting.starves_at_ms + event.delta_ms)
-            waiting.is_timed = False
+            if waiting is state.reservations.unpromised:
+                state.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, lease_id)
     turn.look = True  # the ends of leases moved, and with them what they let start
 
 

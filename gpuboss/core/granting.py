@@ -12,35 +12,34 @@ import heapq
 from gpuboss.core.addresses import reply_address
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
-from gpuboss.core.reservations import Drain, Promise, Reservation, Reservations, drain, drainable, reserve
+from gpuboss.core.reservations import Reservations, drain, reserve
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Shape, Waiting
 from gpuboss.events import MS_MAX, LeaseGranted, LeaseRequested, PromiseMoved
 
-Heads = list[tuple[int, int, int, Shape]]  # (0 or the life, key, arrival) of the first of each shape
+Heads = list[tuple[int, int, Shape]]  # key and arrival of the first of each shape
 
 
 def grant_pass(turn: Turn) -> None:
     """Grant everything that has an admitted place; afterwards nobody who waits has one."""
     state = turn.state
-    state.reservations = Reservations()
-    state.unpromised = None
+    before = state.reservations
     if not state.waitlist.by_id or state.recovering_since_ms is not None:
-        state.drain = state.promise = None
-        return
-    if state.drain is not None and not _still_drains(state, state.drain):
-        state.drain = None
-    passed = _serve(turn, _heads(state))
-    _serve(turn, passed, backfill=True)
-    _keep_promise(turn)
+        state.reservations = Reservations()
+    else:
+        while _walk(turn, before):
+            pass
+    _keep_promises(turn, before)
 
 
-def _serve(turn: Turn, queue: Heads, backfill: bool = False) -> Heads:
+def _walk(turn: Turn, before: Reservations) -> bool:
     """Walk the heads of the shapes in order: grant who has a place, reserve for who has none. If those who pass others
-    are to be served shortest first, stop granting at the first reservation, and return who is left for that."""
+    are to be served shortest first, of them only the shortest is granted; then true, and it is to be walked again."""
     state = turn.state
-    later: Heads = []
+    state.reservations = Reservations()
+    shortest: tuple[int, int, int, Waiting, list[Device]] | None = None
+    queue = _heads(state)
     while queue:
         *_, shape = queue[0]
         waiting = state.waitlist.first(shape)
@@ -49,17 +48,18 @@ def _serve(turn: Turn, queue: Heads, backfill: bool = False) -> Heads:
         devices = place(shape, _admitted(state, shape, able))
         if devices is None:
             heapq.heappop(queue)  # no other of this shape has a place either
-            if not backfill:
-                _keep_for(turn, waiting, able)
-        elif state.policy.backfill_order == "short" and state.reservations.in_order and not backfill:
-            life_ms = MS_MAX if shape.ttl_ms is None else shape.ttl_ms
-            heapq.heappush(later, (life_ms, waiting.key, waiting.arrival, shape))
+            _keep_for(state, waiting, able, before)
+        elif state.policy.backfill_order == "short" and state.reservations.in_order:
             heapq.heappop(queue)
+            life_ms = MS_MAX if shape.ttl_ms is None else shape.ttl_ms
+            passes = (life_ms, waiting.key, waiting.arrival, waiting, devices)
+            shortest = passes if shortest is None else min(shortest, passes)
         else:
-            state.reservations.use(shape, devices, state.now_ms, state.policy)
             _grant(turn, waiting, devices)
             _advance(state, queue, shape)
-    return later
+    if shortest is not None:
+        _grant(turn, *shortest[3:])
+    return shortest is not None
 
 
 def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[Device]) -> bool:
@@ -77,22 +77,22 @@ def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[
 
 def look_at(turn: Turn, waiting: Waiting) -> None:
     """A request joined the queue. If everything that is kept comes before it nobody else can gain by that, and it
-    alone is looked at; time has only made it harder for the others."""
+    alone is looked at: since the last pass only time has passed, which makes it harder for the others, and another
+    pass would keep the same again."""
     state = turn.state
     kept = [each.waiting for each in state.reservations.in_order]
-    if state.unpromised is not None:
-        kept.append(state.unpromised)
+    if state.reservations.unpromised is not None:
+        kept.append(state.reservations.unpromised)
     mine = (waiting.key, waiting.arrival)
-    if not kept or any((each.key, each.arrival) > mine for each in kept):
+    if turn.look or not kept or any((each.key, each.arrival) > mine for each in kept):
         turn.look = True
         return
     able = state.candidates(waiting.shape)
     devices = place(waiting.shape, _admitted(state, waiting.shape, able))
     if devices is None:
-        _keep_for(turn, waiting, able)
-        _keep_promise(turn)
+        _keep_for(state, waiting, able, state.reservations)
+        _promise_to_first(state.reservations)
     else:
-        state.reservations.use(waiting.shape, devices, state.now_ms, state.policy)
         _grant(turn, waiting, devices)
 
 
@@ -101,7 +101,7 @@ def _heads(state: State) -> Heads:
     for shape in state.waitlist.shapes():
         first = state.waitlist.first(shape)
         assert first is not None
-        queue.append((0, first.key, first.arrival, shape))
+        queue.append((first.key, first.arrival, shape))
     heapq.heapify(queue)
     return queue
 
@@ -112,7 +112,7 @@ def _advance(state: State, queue: Heads, shape: Shape) -> None:
     if following is None:
         heapq.heappop(queue)
     else:
-        heapq.heapreplace(queue, (queue[0][0], following.key, following.arrival, shape))
+        heapq.heapreplace(queue, (following.key, following.arrival, shape))
 
 
 def _admitted(state: State, shape: Shape, able: list[Device]) -> list[Device]:
@@ -122,69 +122,63 @@ def _admitted(state: State, shape: Shape, able: list[Device]) -> list[Device]:
     return [device for device in able if reservations.admit(shape, device, state.now_ms, state.policy)]
 
 
-def _keep_for(turn: Turn, waiting: Waiting, able: list[Device]) -> None:
+def _keep_for(state: State, waiting: Waiting, able: list[Device], before: Reservations) -> None:
     """Somebody has no place: reserve one for it, or, where no time for that is known, see to it that it comes up."""
-    state, policy = turn.state, turn.state.policy
-    kept = state.reservations
+    policy, kept = state.policy, state.reservations
     if len(kept.in_order) >= policy.reservations:
         return
     unreserved = [device for device in able if device not in kept.by_device] if kept.by_device else able
-    reservation = reserve(waiting, unreserved, policy)
-    if reservation is not None:
-        if state.drain is not None and state.drain.waiting is waiting:
-            state.drain = None
-    elif state.unpromised is None:
-        state.unpromised = waiting
-        reservation = _drain(state, waiting, unreserved)
+    mine = before.of(waiting)
+    reservation = reserve(waiting, unreserved, policy, mine)
+    if reservation is None:
+        if kept.unpromised is None:
+            if before.unpromised is not waiting and not waiting.starves:
+                state.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, waiting.request.lease_id)
+            kept.unpromised = waiting
+        if waiting.starves and not kept.drains:
+            reservation = drain(waiting, unreserved, len(state.ledger.devices), mine)
     if reservation is not None:
         kept.add(reservation)
 
 
-def _drain(state: State, waiting: Waiting, unreserved: list[Device]) -> Reservation | None:
-    if not waiting.starves:
-        if not waiting.is_timed:
-            waiting.is_timed = True
-            state.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, waiting.request.lease_id)
-        return None
-    if state.drain is None:
-        target = drainable(waiting, unreserved)
-        if target is None:
-            return None
-        state.drain = Drain(waiting, target)
-    if state.drain.waiting is not waiting:
-        return None
-    return drain(waiting, state.drain.devices, len(state.ledger.devices))
+def _keep_promises(turn: Turn, before: Reservations) -> None:
+    """The first reservation is a promise, for as long as its request waits. It moves later only for what is outside
+    the rules, or for a request that comes before it; then that is said."""
+    kept = turn.state.reservations
+    for each in before.in_order:
+        if each.promised_ms is None or each.waiting.gone:
+            continue
+        now = kept.of(each.waiting)
+        if now is None or now.start_ms is None or now.start_ms > each.promised_ms:
+            is_first = now is not None and now is kept.in_order[0]
+            _tell_moved(turn, each.waiting, each.promised_ms, now.start_ms if now is not None and is_first else None)
+        else:
+            now.promised_ms = each.promised_ms
+    _promise_to_first(kept)
 
 
-def _still_drains(state: State, drained: Drain) -> bool:
-    able = state.candidates(drained.waiting.shape)
-    return not drained.waiting.gone and all(device in able and device.healthy for device in drained.devices)
+def _promise_to_first(kept: Reservations) -> None:
+    if kept.in_order:
+        kept.in_order[0].promised_ms = kept.in_order[0].start_ms
 
 
-def _keep_promise(turn: Turn) -> None:
-    """The first reservation is a promise. It moves later only for what is outside the rules, or for a request that
-    comes before it; then that is said."""
-    state = turn.state
-    first = state.reservations.in_order[0] if state.reservations.in_order else None
-    before, state.promise = state.promise, None
-    if first is None or first.start_ms is None:
-        return
-    request = first.waiting.request
-    state.promise = Promise(request.lease_id, first.start_ms)
-    if before is not None and before.lease_id == request.lease_id and before.start_ms < first.start_ms:
-        moved = PromiseMoved(
-            cause=turn.cause,
-            session=request.session,
-            lease_id=request.lease_id,
-            service=request.service,
-            starts_by_ms=first.start_ms,
-            was_ms=before.start_ms,
-        )
-        turn.tell(moved, reply_address(request.service, request.instance))
+def _tell_moved(turn: Turn, waiting: Waiting, was_ms: int, starts_by_ms: int | None) -> None:
+    request = waiting.request
+    moved = PromiseMoved(
+        cause=turn.cause,
+        session=request.session,
+        lease_id=request.lease_id,
+        service=request.service,
+        starts_by_ms=starts_by_ms,
+        was_ms=was_ms,
+    )
+    turn.tell(moved, reply_address(request.service, request.instance))
 
 
 def _grant(turn: Turn, waiting: Waiting, devices: list[Device]) -> None:
-    turn.state.waitlist.remove(waiting)
+    state = turn.state
+    state.reservations.use(waiting.shape, devices, state.now_ms, state.policy)
+    state.waitlist.remove(waiting)
     _open_lease(turn, waiting.request, waiting.arrival, waiting.requested_at_ms, devices)
 
 

@@ -67,7 +67,7 @@ def end_waiting(turn: Turn, waiting: Waiting, reason: DenialReason, detail: str)
     turn.state.waitlist.remove(waiting)
     turn.state.leave_session(waiting.request)
     turn.lease_ids.append(waiting.request.lease_id)
-    if turn.state.reservations.of(waiting) is not None or turn.state.unpromised is waiting:
+    if turn.state.reservations.drop(waiting):
         turn.look = True  # what was kept for it is there for others now
     deny(turn, waiting.request, reason, detail)
 

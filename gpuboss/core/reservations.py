@@ -20,26 +20,15 @@ from gpuboss.events import PolicySet
 
 class Reservation(Struct, eq=False):
     """What is kept for one request. `start_ms`: by when it starts; None while its devices are drained, which has no
-    date. `extra_mib`: what may be lent of each device beyond that time."""
+    date. `extra_mib`: what may be lent of each device beyond that time. `promised_ms`: by when it starts as it was
+    promised, if it was. `target`: of a drain, all devices that are to be emptied; `devices` are closed already."""
 
     waiting: Waiting
     devices: list[Device]
     start_ms: int | None
     extra_mib: list[int]
-
-
-class Drain(Struct, eq=False):
-    """Devices that are emptied for a request that starved. Chosen once: a target that moved could do so for ever."""
-
-    waiting: Waiting
-    devices: list[Device]
-
-
-class Promise(Struct, frozen=True):
-    """By when the first of those who wait with a reservation starts, as it was last told."""
-
-    lease_id: str
-    start_ms: int
+    promised_ms: int | None = None
+    target: list[Device] = []
 
 
 class Reservations:
@@ -48,12 +37,29 @@ class Reservations:
     def __init__(self) -> None:
         self.in_order: list[Reservation] = []
         self.by_device: dict[Device, Reservation] = {}
+        self.unpromised: Waiting | None = None  # the first for whom no time could be reserved
 
     def add(self, reservation: Reservation) -> None:
         """One more, behind the others."""
         self.in_order.append(reservation)
         for device in reservation.devices:
             self.by_device[device] = reservation
+
+    def drop(self, waiting: Waiting) -> bool:
+        """Keep nothing for a request any more, which is over. False if nothing was, and it was not the first."""
+        was_first, mine = self.unpromised is waiting, self.of(waiting)
+        if was_first:
+            self.unpromised = None
+        if mine is not None:
+            self.in_order.remove(mine)
+            for device in mine.devices:
+                del self.by_device[device]
+        return was_first or mine is not None
+
+    @property
+    def drains(self) -> bool:
+        """Whether devices are drained for somebody."""
+        return any(each.start_ms is None for each in self.in_order)
 
     def admit(self, shape: Shape, device: Device, now_ms: int, policy: PolicySet) -> bool:
         """Whether a lease of this shape that began now would delay nobody for whom the device is reserved."""
@@ -88,6 +94,8 @@ class Reservations:
                 continue
             start_ms = reservation.start_ms
             if start_ms is None:
+                if has_room(reservation.waiting.shape, device):
+                    continue
                 return reservation
             if before_ms > start_ms or expires_at_ms + policy.lock_delay_ms <= start_ms:
                 continue
@@ -97,11 +105,14 @@ class Reservations:
         return None
 
 
-def reserve(waiting: Waiting, allowed: list[Device], policy: PolicySet) -> Reservation | None:
+def reserve(
+    waiting: Waiting, allowed: list[Device], policy: PolicySet, before: Reservation | None = None
+) -> Reservation | None:
     """The devices of one node, out of `allowed` (in their order), on which a request can start earliest; None where
-    no end of leases makes it fit. Of equally early ones those on which least is left over."""
+    no end of leases makes it fit. Of equally early ones those that were reserved `before`, so that what others were
+    told of their own starts holds; else those on which least is left over."""
     shape = waiting.shape
-    best: tuple[int, int, list[Device], list[int]] | None = None
+    best: tuple[int, int, list[Device]] | None = None
     for _, group in groupby(allowed, key=lambda device: device.observed.node):
         dated = [(start_ms, device) for device in group if (start_ms := _fits_ms(shape, device, policy)) is not None]
         if len(dated) < shape.gpus:
@@ -113,21 +124,28 @@ def reserve(waiting: Waiting, allowed: list[Device], policy: PolicySet) -> Reser
         chosen = sorted(able, key=lambda each: each[:2])[: shape.gpus]
         over_mib = sum(each[0] for each in chosen)
         if best is None or (start_ms, over_mib) < best[:2]:
-            best = (start_ms, over_mib, [each[2] for each in chosen], [each[0] for each in chosen])
-    return None if best is None else Reservation(waiting, best[2], best[0], best[3])
+            best = (start_ms, over_mib, [each[2] for each in chosen])
+    if best is None:
+        return None
+    start_ms, _, devices = best
+    if before is not None and _all_fit_by(start_ms, shape, before.devices, allowed, policy):
+        devices = before.devices
+    return Reservation(waiting, devices, start_ms, [_left_over_mib(shape, d, start_ms, policy) for d in devices])
 
 
-def drain(waiting: Waiting, target: list[Device], devices: int) -> Reservation:
-    """Close the target for others: what has room already, and of what has not, a quarter of all `devices` at a time."""
-    lacking = [device for device in target if not has_room(waiting.shape, device)]
-    closed = lacking[: max(1, devices // 4)]
-    kept = [device for device in target if device not in lacking or device in closed]
-    return Reservation(waiting, kept, None, [0] * len(kept))
-
-
-def drainable(waiting: Waiting, allowed: list[Device]) -> list[Device] | None:
-    """What would be drained for a request: the devices of one node that lack least; None if there are too few."""
-    return nearest(waiting.shape, [device for device in allowed if device.healthy])
+def drain(waiting: Waiting, unreserved: list[Device], devices: int, before: Reservation | None) -> Reservation | None:
+    """Close devices for others until they are empty enough: those of one node that lack least, chosen once, because a
+    target that moved could do so for ever. What has room already is closed at once, and of what has not a quarter of
+    all `devices` at a time. None if there are too few."""
+    shape = waiting.shape
+    healthy = [device for device in unreserved if device.healthy]
+    target = [] if before is None else before.target
+    if not target or any(device not in healthy for device in target):
+        target = nearest(shape, healthy) or []
+    lacking = [device for device in target if not has_room(shape, device)]
+    left_open = lacking[max(1, devices // 4) :]
+    closed = [device for device in target if device not in left_open]
+    return Reservation(waiting, closed, None, [0] * len(closed), target=target) if target else None
 
 
 def end_ms(lease: Lease, policy: PolicySet) -> int | None:
@@ -155,6 +173,13 @@ def _fits_ms(shape: Shape, device: Device, policy: PolicySet) -> int | None:
         if lacking_mib <= 0 and not exclusive and (empty or not shape.exclusive):
             return ms
     return None
+
+
+def _all_fit_by(at_ms: int, shape: Shape, devices: list[Device], allowed: list[Device], policy: PolicySet) -> bool:
+    """Whether a request still can have these devices, and all of them by then."""
+    if len(devices) < shape.gpus or any(device not in allowed for device in devices):
+        return False
+    return all((ms := _fits_ms(shape, device, policy)) is not None and ms <= at_ms for device in devices)
 
 
 def _left_over_mib(shape: Shape, device: Device, start_ms: int, policy: PolicySet) -> int:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.lifecycle import State as LeaseState
-from gpuboss.core.reservations import Drain, Promise, Reservation
+from gpuboss.core.reservations import Reservation
 from gpuboss.core.state import State
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting, shape_of
@@ -51,6 +51,8 @@ class _Reservation(Struct, array_like=True):
     devices: list[str]
     start_ms: int | None
     extra_mib: list[int]
+    promised_ms: int | None
+    target: list[str]
 
 
 class _Past(Struct, array_like=True):
@@ -77,8 +79,7 @@ class _Snapshot(Struct):
     waiting: list[_Waiting]
     reservations: list[_Reservation]
     unpromised: str | None
-    drain: tuple[str, list[str]] | None
-    promise: Promise | None
+    look_is_due: bool
     history: list[_Past]
     lost_sessions: list[tuple[str, int]]
 
@@ -88,6 +89,7 @@ _DECODER = msgspec.json.Decoder(_Snapshot)
 
 def dump(state: State) -> bytes:
     """The state as JSON, the same bytes for the same state."""
+    unpromised = state.reservations.unpromised
     snapshot = _Snapshot(
         last_id=state.last_id,
         now_ms=state.now_ms,
@@ -103,9 +105,8 @@ def dump(state: State) -> bytes:
         leases=[_dump_lease(lease) for lease in state.ledger.leases.values()],
         waiting=[_dump_waiting(waiting) for waiting in state.waitlist.by_id.values()],
         reservations=[_dump_reservation(each) for each in state.reservations.in_order],
-        unpromised=None if state.unpromised is None else state.unpromised.request.lease_id,
-        drain=None if state.drain is None else (state.drain.waiting.request.lease_id, _keys(state.drain.devices)),
-        promise=state.promise,
+        unpromised=None if unpromised is None else unpromised.request.lease_id,
+        look_is_due=state.look_is_due,
         history=[_dump_past(past, at_ms) for at_ms, _, past in state.history.items()],
         lost_sessions=[(member, at_ms) for at_ms, member, _ in state.lost_sessions.items()],
     )
@@ -183,6 +184,8 @@ def _dump_reservation(reservation: Reservation) -> _Reservation:
         devices=_keys(reservation.devices),
         start_ms=reservation.start_ms,
         extra_mib=reservation.extra_mib,
+        promised_ms=reservation.promised_ms,
+        target=_keys(reservation.target),
     )
 
 
@@ -242,19 +245,15 @@ def _load_waiting(state: State, dumped: _Waiting) -> None:
 
 def _load_kept(state: State, snapshot: _Snapshot) -> None:
     """What is kept for those who wait, as the last pass made it."""
-    by_id = state.waitlist.by_id
+    by_id, kept = state.waitlist.by_id, state.reservations
     for each in snapshot.reservations:
-        kept = Reservation(by_id[each.lease_id], _devices(state, each.devices), each.start_ms, each.extra_mib)
-        state.reservations.add(kept)
-    if snapshot.drain is not None:
-        lease_id, keys = snapshot.drain
-        state.drain = Drain(by_id[lease_id], _devices(state, keys))
-    state.promise = snapshot.promise
+        devices, target = _devices(state, each.devices), _devices(state, each.target)
+        kept.add(Reservation(by_id[each.lease_id], devices, each.start_ms, each.extra_mib, each.promised_ms, target))
+    state.look_is_due = snapshot.look_is_due
     if snapshot.unpromised is not None:
-        state.unpromised = by_id[snapshot.unpromised]
-        if not state.unpromised.starves:
-            state.unpromised.is_timed = True
-            state.timers.set(state.unpromised.starves_at_ms, TimerKind.STARVATION, snapshot.unpromised)
+        waiting = kept.unpromised = by_id[snapshot.unpromised]
+        if not waiting.starves:
+            state.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, snapshot.unpromised)
 
 
 def _devices(state: State, keys: list[str]) -> list[Device]:

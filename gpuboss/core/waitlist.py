@@ -44,7 +44,6 @@ class Waiting:
     wait_until_ms: int | None
     starves_at_ms: int
     starves: bool = False  # it waited so long that devices may be drained for it
-    is_timed: bool = False  # whether a timer was set for that
     gone: bool = False
 
 

@@ -64,6 +64,9 @@ scheduler:
   policy:
     head_start_ms: {low: 1, normal: 2, high: 3}
     margin_mib: 512
+    reservations: 1
+    backfill_order: short
+    starve_ms: 0
   memory_file: ./known-log.json
   snapshot_every: 100
   replies_max: 500
@@ -105,7 +108,13 @@ EVERYTHING = Config(
         session_ttl_ms=2000,
         lock_delay_ms=0,
         durability="strict",
-        policy=PolicyConfig(head_start_ms=HeadStart(low=1, normal=2, high=3), margin_mib=512),
+        policy=PolicyConfig(
+            head_start_ms=HeadStart(low=1, normal=2, high=3),
+            margin_mib=512,
+            reservations=1,
+            backfill_order="short",
+            starve_ms=0,
+        ),
         memory_file="./known-log.json",
         snapshot_every=100,
         replies_max=500,

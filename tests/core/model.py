@@ -62,9 +62,9 @@ class Model:
         self.cases: dict[str, Case] = {}
         self.room = Room(self.devices, self.cases)
         self.rules: dict[str, Any] = {"reservations": 4, "starve_ms": 1_800_000, "lock_delay_ms": 60_000}
+        self.rules["backfill_order"] = "key"
         self.plan = Plan(self.room, self.rules)
-        self.drained: tuple[Case, list[str]] | None = None
-        self.promise: tuple[Case, int] | None = None
+        self.defers = False  # whether places are looked for with the next entry only
         self.lost: dict[tuple[str, str], int] = {}
         self._cause = ""
         self._answers: list[Answer] = []
@@ -81,13 +81,15 @@ class Model:
             elif type_name in DECISIONS:
                 return []
         self._advance(int(entry_id.split("-")[0]))
+        self.defers = False
         if expected is not None:
             self._reject(expected)
-            return self._answers
-        if type_name == "LeaseRevoked" and (data.get("epoch"), data.get("seq")) == (self.epoch, self.seq + 1):
-            self.seq += 1
-        getattr(self, f"on_{type_name}")(data)
-        self._pass()
+        else:
+            if type_name == "LeaseRevoked" and (data.get("epoch"), data.get("seq")) == (self.epoch, self.seq + 1):
+                self.seq += 1
+            getattr(self, f"on_{type_name}")(data)
+        if not self.defers:
+            self._pass()
         return self._answers
 
     def queue(self) -> list[Case]:
@@ -154,35 +156,46 @@ class Model:
 
     def _pass(self) -> None:
         """Everyone in order: whoever has an admitted place gets it, and for those who have none one is kept."""
-        self.plan = plan = Plan(self.room, self.rules)
-        if self.drained is not None and not self._still_drains(*self.drained):
-            self.drained = None
+        before = self.plan
+        while self._walk(before):
+            pass
+        self._keep_promises()
+
+    def _walk(self, before: Plan) -> bool:
+        """One walk along the queue. `short`: of those who pass somebody only the shortest gets its place, and then all
+        is walked again."""
+        self.plan = plan = Plan(self.room, self.rules, before)
         failed = []
+        passing: list[tuple[float, Case, list[str]]] = []
         for case in self.queue():
-            if case.shape not in failed and not self._serve(plan, case):
+            if case.shape in failed or any(case.shape == other.shape for _, other, _ in passing):
+                continue
+            able = self.room.able(case.asked)
+            devices = self.room.best(case.asked, [key for key in able if plan.admits(case.asked, key, self.now_ms)])
+            if devices is None:
                 failed.append(case.shape)
-                self.drained = plan.keep(case, self.room.able(case.asked), self.drained)
-        self._keep_promise(plan)
+                plan.keep(case, able)
+            elif self.rules["backfill_order"] == "short" and plan.kept:
+                passing.append((case.asked["ttl_ms"] or float("inf"), case, devices))
+            else:
+                self._grant(case, devices)
+        if passing:
+            self._grant(*min(passing, key=lambda each: each[0])[1:])  # of equally short ones the first in the queue
+        return bool(passing)
 
-    def _serve(self, plan: Plan, case: Case) -> bool:
-        able = self.room.able(case.asked)
-        devices = self.room.best(case.asked, [key for key in able if plan.admits(case.asked, key, self.now_ms)])
-        if devices is not None:
-            self._grant(case, devices)
-        return devices is not None
-
-    def _still_drains(self, case: Case, target: list[str]) -> bool:
-        able = self.room.able(case.asked)
-        return case.is_ == "waiting" and all(key in able and self.devices[key]["healthy"] for key in target)
-
-    def _keep_promise(self, plan: Plan) -> None:
-        before, self.promise = self.promise, None
-        if not plan.kept or plan.kept[0].start_ms is None:
-            return
-        case, start_ms = plan.kept[0].case, plan.kept[0].start_ms
-        self.promise = case, start_ms
-        if before is not None and before[0] is case and before[1] < start_ms:
-            self._say("PromiseMoved", case, starts_by_ms=start_ms, was_ms=before[1])
+    def _keep_promises(self) -> None:
+        """Who was promised a start has one by then, or is told; only the first is promised one anew."""
+        first = self.plan.kept[0] if self.plan.kept else None
+        order = [kept.case for kept in self.plan.before]
+        for case in order:
+            kept, was_ms = self.plan.of(case), case.promised_ms
+            if was_ms is not None and case.is_ == "waiting":
+                start_ms = None if kept is None else kept.start_ms
+                if start_ms is None or start_ms > was_ms:
+                    case.promised_ms = start_ms if kept is first else None
+                    self._say("PromiseMoved", case, starts_by_ms=case.promised_ms, was_ms=was_ms)
+        if first is not None:
+            first.case.promised_ms = first.start_ms
 
     # ------------------------------------------------------------ facts
 
@@ -219,6 +232,7 @@ class Model:
         hopeless = self.plan.unpromised
         if hopeless is not None and hopeless.is_ == "waiting" and hopeless.starves_ms <= self.now_ms:
             hopeless.starves = True
+        self.defers = data.get("inputs_follow", False)
 
     def on_ClockJumped(self, data: dict[str, Any]) -> None:
         """What was set before moves along."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.core.model_room import ALIVE, Case, Room
@@ -16,14 +16,16 @@ class Kept:
     case: Case
     devices: list[str]
     start_ms: int | None
+    target: list[str] = field(default_factory=list)  # what is to be emptied, where there is no date
 
 
 class Plan:
-    """All that is kept after one pass, and who comes to nothing. `drained`: for whom which devices are emptied."""
+    """All that is kept after one pass, and who comes to nothing. `before`: the plan of the last pass."""
 
-    def __init__(self, room: Room, rules: dict[str, Any]) -> None:
+    def __init__(self, room: Room, rules: dict[str, Any], before: Plan | None = None) -> None:
         self.room = room
         self.rules = rules
+        self.before = [] if before is None else before.kept
         self.kept: list[Kept] = []
         self.unpromised: Case | None = None
 
@@ -40,37 +42,46 @@ class Plan:
             return not asked["exclusive"] and asked["vram_mib"] <= self.left_over_mib(kept.case, key, kept.start_ms)
         return True
 
-    def keep(self, case: Case, able: list[str], drained: tuple[Case, list[str]] | None) -> Any:
-        """Keep a place for who has none; returns the drain as it is from then on."""
+    def of(self, case: Case) -> Kept | None:
+        """What is kept for one request."""
+        return next((kept for kept in self.kept if kept.case is case), None)
+
+    def keep(self, case: Case, able: list[str]) -> None:
+        """Keep a place for who has none."""
         if len(self.kept) >= self.rules["reservations"]:
-            return drained
+            return
+        mine = next((kept for kept in self.before if kept.case is case), Kept(case, [], None))
         free = [key for key in able if all(key not in kept.devices for kept in self.kept)]
         best = min(self._starts(case, free), default=None)
         if best is not None:
-            self.kept.append(Kept(case, best[3], best[0]))
-            return None if drained is not None and drained[0] is case else drained
-        if self.unpromised is not None:
-            return drained
-        self.unpromised = case
-        if not case.starves:
-            return drained
-        if drained is None:
-            target = self.room.nearest(case.asked, [key for key in free if self.room.devices[key]["healthy"]])
-            drained = None if target is None else (case, target)
-        if drained is not None and drained[0] is case:
-            lacking = [key for key in drained[1] if not self.room.has_room(case.asked, key)]
-            left_open = lacking[max(1, len(self.room.devices) // 4) :]
-            self.kept.append(Kept(case, [key for key in drained[1] if key not in left_open], None))
-        return drained
+            at_ms, _, _, devices = best
+            stays = len(mine.devices) >= case.asked["gpus"] and set(mine.devices) <= set(free)
+            if stays and all(self._fits(case, key, at_ms) for key in mine.devices):
+                devices = mine.devices
+            self.kept.append(Kept(case, devices, at_ms))
+            return
+        self.unpromised = self.unpromised or case
+        if case.starves and all(kept.start_ms is not None for kept in self.kept):
+            self._drain(case, [key for key in free if self.room.devices[key]["healthy"]], mine.target)
+
+    def _drain(self, case: Case, healthy: list[str], target: list[str]) -> None:
+        if not target or not set(target) <= set(healthy):
+            target = self.room.nearest(case.asked, healthy) or []
+        lacking = [key for key in target if not self.room.has_room(case.asked, key)]
+        left_open = lacking[max(1, len(self.room.devices) // 4) :]
+        if target:
+            self.kept.append(Kept(case, [key for key in target if key not in left_open], None, target))
 
     def voids(self, lease: Case, until_ms: int) -> bool:
         """Whether somebody's start would be lost if a lease ended that late."""
         now = self.end_ms(lease)
         for kept in self.kept:
-            for key in kept.devices:
+            for key in kept.devices if kept.case.is_ == "waiting" else []:
                 if key not in lease.devices or now is None or until_ms + self.rules["lock_delay_ms"] <= now:
                     continue
                 if kept.start_ms is None:
+                    if self.room.has_room(kept.case.asked, key):
+                        continue
                     return True
                 if now <= kept.start_ms < until_ms + self.rules["lock_delay_ms"]:
                     alone = lease.asked["exclusive"] or kept.case.asked["exclusive"]

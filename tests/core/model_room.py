@@ -23,6 +23,7 @@ class Case:
     is_: str = "waiting"
     starves_ms: int = 0
     starves: bool = False
+    promised_ms: int | None = None
     reclaiming_ms: int = 0
     devices: list[str] = field(default_factory=list)
     expires_ms: int | None = None

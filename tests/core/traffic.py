@@ -41,7 +41,7 @@ class Traffic:
         self.random = Random(seed)
         self.asked: list[LeaseRequested] = []
         self.log.stamp(SchedulerElected("first", "0", 1, "log-1"))
-        self.log.stamp(policy(self.random.choice((0, 0, 5_000))))
+        self._set_policy()
         for node, number, total_mib in DEVICES[: self.random.randint(1, len(DEVICES))]:
             self.log.stamp(observed(number, total_mib, node))
 
@@ -107,7 +107,7 @@ class Traffic:
         self.log.append_hostile(fields, rejection)
 
     def _tick(self) -> None:
-        self.log.stamp(ClockTicked(self.log.now_ms))
+        self.log.stamp(ClockTicked(self.log.now_ms, inputs_follow=self.random.random() < 0.2))
 
     def _revoke(self) -> None:
         event = LeaseRevoked(self._recent().lease_id, "maintenance", "root", self.random.choice((0, 100)))
@@ -143,4 +143,10 @@ class Traffic:
         self.log.stamp(ClockJumped(f"{self.log.now_ms - 50}-0", delta_ms))
 
     def _set_policy(self) -> None:
-        self.log.stamp(policy(self.random.choice((0, 5_000)), high=self.random.choice((0, 1_000, 3_600_000))))
+        draw = self.random.choice
+        rules: dict[str, Any] = {
+            "reservations": draw((0, 1, 1, 2, 4, 4)),
+            "backfill_order": draw(("key", "key", "short")),
+            "starve_ms": draw((0, 200, 2_000, 1_800_000)),
+        }
+        self.log.stamp(replace(policy(draw((0, 0, 5_000)), high=draw((0, 1_000, 3_600_000))), **rules))
