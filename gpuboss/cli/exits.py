@@ -30,6 +30,7 @@ class OutputFailed(GPUBossError):
 def code_of(error: GPUBossError) -> int:
     """The exit code for an error that was foreseen."""
     from gpuboss.jsonl import BadLine
+    from gpuboss.simulation.trace import BadTrace
 
     codes: dict[type[GPUBossError], int] = {
         OutputClosed: OUTPUT_CLOSED,
@@ -38,5 +39,6 @@ def code_of(error: GPUBossError) -> int:
         LeaseTimeout: NO_LEASE_IN_TIME,
         LeaseDenied: DENIED,
         BadLine: USAGE,
+        BadTrace: USAGE,
     }
     return next((codes[kind] for kind in type(error).__mro__ if kind in codes), NO)

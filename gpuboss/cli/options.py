@@ -28,6 +28,17 @@ Wait = Annotated[
     str, typer.Option("--wait", metavar="TIME", help="How long to wait for the scheduler's answer: 5, 5s, 500ms.")
 ]
 
+DEVICES = typer.Option(
+    "--devices", metavar="DEVICES", help='Simulated devices of one node: "cuda:0=24576,cuda:1=24GB"; bare is MiB.'
+)
+POLICY = typer.Option(
+    "--policy", metavar="FILE", help="The rules, as YAML: what scheduler.policy of config.yaml holds."
+)
+Plot = Annotated[
+    str | None,
+    typer.Option("--plot", metavar="FILE", help="Draw waits and utilisation as .png or .svg; needs gpuboss[plot]."),
+]
+
 
 def examples(*lines: str) -> str:
     """The end of a verb's help: commands to copy, each as it stands."""
@@ -61,3 +72,14 @@ def duration_ms(text: str, option: str) -> int:
         return parse_duration_ms(text)
     except ConfigError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def checked_devices(text: str) -> list[tuple[int, int]]:
+    """Simulated devices as an option gives them, (index, MiB) each. Raises `typer.BadParameter`."""
+    from gpuboss.config import parse_devices
+    from gpuboss.errors import ConfigError
+
+    try:
+        return parse_devices(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="--devices") from None

@@ -1,4 +1,4 @@
-"""How far a long read of the log is, on a terminal; nothing at all for short ones and for pipes."""
+"""How far a long read is, on a terminal; nothing at all for short ones and for pipes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from gpuboss.log import Entry
+T = TypeVar("T")
 
 LONG_ENTRIES = 20_000
 STEP_ENTRIES = 1_000
 
 
-def shown(entries: Iterator[Entry], total: int, what: str) -> Iterator[Entry]:
-    """The entries, with a bar on stderr while they are read if that is a terminal and there are many."""
+def shown(entries: Iterator[T], total: int, what: str) -> Iterator[T]:
+    """The entries, of a log or a trace, with a bar on stderr while they are read if that is a terminal and there are
+    many."""
     if total < LONG_ENTRIES or sys.stderr is None or not sys.stderr.isatty():
         yield from entries
         return

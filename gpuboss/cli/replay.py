@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
 
 import typer
 
-from gpuboss.cli.options import ConfigFile, Json, Namespace, RedisUrl, examples
+from gpuboss.cli.options import DEVICES, POLICY, ConfigFile, Json, Namespace, Plot, RedisUrl, examples
 
 if TYPE_CHECKING:
     from gpuboss.cli.fold import Start
@@ -19,6 +19,7 @@ EXAMPLES = examples(
     "gpuboss replay                            # verify the log in Redis",
     "gpuboss replay log.jsonl --json           # one that `gpuboss export` wrote; - is stdin",
     "gpuboss replay --until 1700000000000-0    # who held what at that entry",
+    'gpuboss replay --what-if --devices "cuda:0=24GB,cuda:1=24GB,cuda:2=24GB"    # would a third card have helped?',
 )
 
 File = Annotated[
@@ -28,6 +29,12 @@ Until = Annotated[str | None, typer.Option("--until", metavar="ID", help="Stop b
 FromStart = Annotated[
     bool, typer.Option("--from-start", help="Begin at the first entry, never at the snapshot; not where it is gone.")
 ]
+WhatIf = Annotated[
+    bool, typer.Option("--what-if", help="Run the requests of the log again, with other devices or another policy.")
+]
+
+
+Where: TypeAlias = "tuple[str | None, str | None, str | None]"  # URL, namespace and config file, as given
 
 
 class Source(NamedTuple):
@@ -43,6 +50,10 @@ def replay(
     file: File = None,
     until: Until = None,
     from_start: FromStart = False,
+    what_if: WhatIf = False,
+    devices: Annotated[str | None, DEVICES] = None,
+    policy: Annotated[str | None, POLICY] = None,
+    plot: Plot = None,
     json: Json = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
@@ -51,17 +62,35 @@ def replay(
     """Derive every decision of a log again, and compare.
 
     Exits 1 if what is recorded is not what follows from the inputs, and names each entry where it is not.
+
+    With --what-if it asks instead what else would have been decided, in virtual time: whom would it have helped? What
+    is given of --devices (one node) and --policy is different, the rest as recorded: devices and rules as they
+    changed, priority, ttl_ms, wait_ms. A lease is held as long as it was recorded, however it ended, one that is held
+    at the end of the log for ever; whoever took a waiting request back does so at the same moment. A request that was
+    never granted is assumed to hold for the median of its service's leases, else of all leases. Ended VRAM is free at
+    once. Figures are those of `gpuboss simulate --help`; saved is the recorded wait less the new one, of requests
+    granted in both. With --json: recorded and what_if, each with the keys of simulate, saved_ms, sooner, later, same,
+    newly_granted, no_longer_granted, assumed_holds, services and helped_most by saved_ms, left_out.
     """
+    from gpuboss.cli.stream_ids import last_of
+
+    until_id = None if until is None else last_of(until, "--until")
+    if what_if:
+        _run_again(file, until_id, from_start, (devices, policy, plot), json, (redis_url, namespace, config))
+    else:
+        _refuse_without_what_if({"--devices": devices, "--policy": policy, "--plot": plot})
+        _derive_again(file, until_id, from_start, json, (redis_url, namespace, config))
+
+
+def _derive_again(file: str | None, until_id: str | None, from_start: bool, as_json: bool, where: Where) -> None:
     from gpuboss.cli.exits import NO
     from gpuboss.cli.output import print_json, print_text, say
     from gpuboss.cli.reach import reach
     from gpuboss.cli.replay_report import document, report
-    from gpuboss.cli.stream_ids import last_of
 
-    until_id = None if until is None else last_of(until, "--until")
     with ExitStack() as stack:
         if file is None:
-            place = stack.enter_context(reach(redis_url, namespace, config))
+            place = stack.enter_context(reach(*where))
             source = _from_redis(place.log, until_id, from_start)
         else:
             source = _from_file(file, stack)
@@ -70,12 +99,38 @@ def replay(
         if source.start.origin != "beginning":
             say(f"the beginning of the log is gone: replaying from its {source.start.origin}")
         verifier, undecided = _verify(source, until_id)
-    if json:
+    if as_json:
         print_json(document(verifier, undecided, source.start.origin))
     else:
         print_text(report(verifier, undecided, source.start.origin))
     if verifier.divergences:
         raise typer.Exit(NO)
+
+
+def _refuse_without_what_if(given: dict[str, str | None]) -> None:
+    for option, value in given.items():
+        if value is not None:
+            raise typer.BadParameter("it says what is different from the log: add --what-if", param_hint=option)
+
+
+def _run_again(
+    file: str | None,
+    until: str | None,
+    from_start: bool,
+    change: tuple[str | None, str | None, str | None],
+    as_json: bool,
+    where: Where,
+) -> None:
+    from gpuboss.cli.reach import reach
+    from gpuboss.cli.what_if import answer, checked_change, from_file, from_redis
+
+    changed = checked_change(*change)
+    with ExitStack() as stack:
+        if file is None:
+            recorded = from_redis(stack.enter_context(reach(*where)).log, from_start)
+        else:
+            recorded = from_file(file, stack)
+        answer(recorded, until, changed, as_json)
 
 
 def _require_beginning(source: Source, file: str | None) -> None:

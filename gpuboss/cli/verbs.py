@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from gpuboss.cli import config, devices, events, export, leases, queue, release, replay, revoke, schema, status, why
+from gpuboss.cli import (
+    config,
+    devices,
+    events,
+    export,
+    leases,
+    queue,
+    release,
+    replay,
+    revoke,
+    schema,
+    simulate,
+    status,
+    why,
+)
 from gpuboss.cli.exits import USAGE
 from gpuboss.cli.options import examples
 
@@ -21,6 +35,7 @@ VERBS = (
     ("release", release.release, release.EXAMPLES),
     ("revoke", revoke.revoke, revoke.EXAMPLES),
     ("replay", replay.replay, replay.EXAMPLES),
+    ("simulate", simulate.simulate, simulate.EXAMPLES),
     ("export", export.export, export.EXAMPLES),
     ("schema", schema.schema, schema.EXAMPLES),
     ("config", config.config, config.EXAMPLES),

@@ -21,10 +21,10 @@ from tests.real.servers import RealServer, available_servers
 
 VERBS = (
     *("status", "leases", "queue", "devices", "events", "why"),
-    *("release", "revoke", "replay", "export", "schema", "config"),
+    *("release", "revoke", "replay", "simulate", "export", "schema", "config"),
 )
 NEEDS_ID = ("why", "release", "revoke")
-OF_REDIS = tuple(verb for verb in VERBS if verb not in ("schema", "config"))
+OF_REDIS = tuple(verb for verb in VERBS if verb not in ("simulate", "schema", "config"))
 NOBODY = "redis://127.0.0.1:1"
 
 HELP_CPU_S = 0.150

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gpuboss.config import SchedulerConfig
 from gpuboss.events import DeviceObserved
-from gpuboss_scheduler.devices import nvml, simulated
+from gpuboss.simulation import devices as simulated
+from gpuboss_scheduler.devices import nvml
 
 
 def observe(config: SchedulerConfig, node: str) -> list[DeviceObserved]:

@@ -1,0 +1,26 @@
+"""The devices and the rules that a simulation runs under, as the facts that a scheduler would write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import asdict, replace
+
+from gpuboss.config import PolicyConfig
+from gpuboss.core.policy import DEFAULT_POLICY
+from gpuboss.events import PolicySet
+from gpuboss.simulation.devices import observe
+from gpuboss.simulation.schedule import Fact
+
+NODE = "simulated"
+
+
+def rules(policy: PolicyConfig) -> PolicySet:
+    """A policy as the log records it. Memory does not linger where there is none, so there is no lock delay."""
+    return replace(DEFAULT_POLICY, **asdict(policy), lock_delay_ms=0)
+
+
+def farm(devices: Iterable[tuple[int, int]], policy: PolicyConfig, at_ms: int) -> list[Fact]:
+    """One node with these devices, (index, MiB) each, from `at_ms` on."""
+    observed = observe(devices, NODE, policy.margin_mib)
+    return [Fact(at_ms, rules(policy)), *(Fact(at_ms, device) for device in observed)]
