@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, field
 VRAM_MIB_MAX = 16_777_216  # 16 TiB on one device: more than anything sold, small enough for exact sums anywhere
 GPUS_MAX = 1024
 WAITING_MAX = 10_000_000  # of one service: more than any queue should hold
+RESERVATIONS_MAX = 1024
 MS_MAX = 2**53 - 1  # what every JSON reader holds exactly: 285,000 years
 
 # `$` alone also matches before a trailing newline, hence the look-ahead.
@@ -189,6 +190,9 @@ class PolicySet(Event, frozen=True, omit_defaults=True):
     lock_delay_ms: Ms
     max_waiting: WaitingCap | None = None
     services: dict[ServiceName, ServiceRules] = {}
+    reservations: Annotated[int, Meta(ge=0, le=RESERVATIONS_MAX)] = 4
+    backfill_order: Literal["key", "short"] = "key"
+    starve_ms: Ms = 1_800_000
 
 
 class DeviceObserved(Event, frozen=True):
@@ -228,10 +232,13 @@ class SessionLost(Event, frozen=True):
     session: SessionId
 
 
-class ClockTicked(Event, frozen=True):
-    """The log's clock reached `now_ms`: the only event at which timers fire."""
+class ClockTicked(Event, frozen=True, omit_defaults=True):
+    """The log's clock reached `now_ms`: the only event at which timers fire. `inputs_follow`: entries of the same ms
+    stand behind it, and who waits is looked at with the next of them, so that what ends by itself and what is given
+    back at one ms is lent out in one go. For virtual time; a scheduler that leads cannot know it, and never says so."""
 
     now_ms: Ms
+    inputs_follow: bool = False
 
 
 class ClockJumped(Event, frozen=True):
@@ -302,6 +309,17 @@ class YieldRequested(Decision, frozen=True):
     service: str
     deadline_ms: int
     for_: str | None = field(name="for")
+
+
+class PromiseMoved(Decision, frozen=True):
+    """A request that waits will not start by `was_ms`, as it was promised, but by `starts_by_ms` (null: nothing is
+    promised any more). What led to that, the entry `cause`, is outside the rules, or lets one that comes before it
+    have the room."""
+
+    lease_id: str
+    service: str
+    starts_by_ms: int | None
+    was_ms: int
 
 
 class LeaseExtended(Decision, frozen=True):
@@ -379,6 +397,13 @@ FACTS = _by_name(
     SnapshotTaken,
 )
 DECISIONS = _by_name(
-    LeaseGranted, LeaseDenied, YieldRequested, LeaseExtended, LeaseStateChanged, LeaseEnded, EventRejected
+    LeaseGranted,
+    LeaseDenied,
+    YieldRequested,
+    PromiseMoved,
+    LeaseExtended,
+    LeaseStateChanged,
+    LeaseEnded,
+    EventRejected,
 )
 ALL = FROM_SERVICES | FROM_OPERATORS | FACTS | DECISIONS

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gpuboss.cli.wording import ago, count, duration, since, size
-from gpuboss.core.explain import KeptFree, explain
+from gpuboss.core.explain import explain, kept_before
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
@@ -79,6 +79,8 @@ def _waiting(state: State, waiting: Waiting) -> Account:
         "reason": why.reason,
         "blocked_by": why.blocked_by,
         "detail": why.detail,
+        "starts_by_ms": why.starts_by_ms,
+        "is_promise": why.is_promise,
         "blockers": [_blocker(state, lease_id) for lease_id in why.blocked_by],
     }
     return found | {"advice": list(_advice(state, waiting, found))}
@@ -120,6 +122,8 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
         yield f"the oldest lease in the way can be asked back: gpuboss revoke {first['lease_id']} --grace 30s"
     if any(each["state"] == "reclaiming" for each in found["blockers"]):
         yield "VRAM of a lease that ended uncleanly comes back once its memory is seen to be gone"
+    if found["reason"] == "reserved_for" and request.ttl_ms is None:
+        yield "with a TTL that ends before those named above start it could use the room until then"
     if found["reason"] == "reserved_for" and request.priority != "high":
         yield "a higher priority comes first; those named above were asked for earlier, or with more of it"
     room_mib = max((device.free_mib for device in _open_to(state, waiting, shape) if not device.exclusive), default=0)
@@ -129,7 +133,7 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
 
 def _open_to(state: State, waiting: Waiting, shape: Shape) -> list[Device]:
     """The devices that could hold this shape and are not kept for requests that come before."""
-    kept = KeptFree(state).before(waiting)
+    kept = kept_before(state, waiting)
     return [device for device in state.candidates(shape) if device not in kept]
 
 
@@ -170,10 +174,19 @@ def _waiting_lines(found: Account, now_ms: int) -> Iterator[str]:
     yield f"{found['reason']}: {found['detail']}"
     for blocker in found["blockers"]:
         yield f"  blocked by {_blocker_line(blocker, now_ms)}"
+    if found["starts_by_ms"] is not None:
+        yield _start_line(found["starts_by_ms"], found["is_promise"], now_ms)
     if found["wait_until_ms"] is not None:
         yield f"it gives up {ago(found['wait_until_ms'], now_ms)}"
     for advice in found["advice"]:
         yield f"what would help: {advice}"
+
+
+def _start_line(starts_by_ms: int, is_promise: bool, now_ms: int) -> str:
+    when = ago(starts_by_ms, now_ms)
+    if not is_promise:
+        return f"it might start {when}: a guess, as if nobody came before it"
+    return f"it starts {when} at the latest" if starts_by_ms > now_ms else f"it should have started {when}"
 
 
 def _blocker_line(blocker: Account, now_ms: int) -> str:

@@ -115,6 +115,9 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
     margin_mib: int | None = None
     max_waiting: int = MAX_WAITING
     services: dict[str, ServiceConfig] = {}
+    reservations: int = 4
+    backfill_order: Literal["key", "short"] = "key"
+    starve_ms: int = 1_800_000
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):

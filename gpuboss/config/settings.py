@@ -32,7 +32,7 @@ from gpuboss.config.values import (
 )
 from gpuboss.config.yaml_lines import Located
 from gpuboss.errors import ConfigError
-from gpuboss.events import GPUS_MAX, MS_MAX, WAITING_MAX
+from gpuboss.events import GPUS_MAX, MS_MAX, RESERVATIONS_MAX, WAITING_MAX
 
 CONFIG_VARIABLE = "GPUBOSS_CONFIG"
 NAME_CHARACTERS_MAX = 128
@@ -101,6 +101,9 @@ SETTINGS = (
     Setting("scheduler.policy.head_start_ms.normal", "normal", _ms),
     Setting("scheduler.policy.head_start_ms.high", "high", _ms),
     Setting("scheduler.policy.margin_mib", "margin_mib", _margin),
+    Setting("scheduler.policy.reservations", "reservations", whole_number(0, RESERVATIONS_MAX)),
+    Setting("scheduler.policy.backfill_order", "backfill_order", choice("key", "short")),
+    Setting("scheduler.policy.starve_ms", "starve_ms", _ms),
     Setting("scheduler.policy.max_waiting", "max_waiting", whole_number(1, WAITING_MAX)),
     Setting("scheduler.policy.services.*.max_waiting", "max_waiting", whole_number(1, WAITING_MAX)),
     Setting("scheduler.memory_file", "memory_file", optional(read_path), "GPUBOSS_MEMORY_FILE"),

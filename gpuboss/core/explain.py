@@ -3,68 +3,60 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Iterator
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gpuboss.core.ledger import Device
 from gpuboss.core.placement import has_room, nearest, place
+from gpuboss.core.reservations import Reservation, reserve
 from gpuboss.core.state import State
 from gpuboss.core.waitlist import Shape, Waiting
 
 EXPLAINED_MAX = 1000  # how many of the queue are explained without being asked for
 
-Reason = Literal["no_room", "reserved_for", "pinned_device_full", "exclusive_busy", "gang_incomplete", "recovering"]
+Reason = Literal[
+    "no_room", "reserved_for", "draining", "pinned_device_full", "exclusive_busy", "gang_incomplete", "recovering"
+]
 
 
 class Explanation(Struct, frozen=True):
-    """Why one request waits. `blocked_by` names leases, or, for `reserved_for`, the requests that come first."""
+    """Why one request waits. `blocked_by` names leases, or, for `reserved_for` and `draining`, the requests that come
+    first. `starts_by_ms`: by when it starts, of the log's time; None where leases without an end are in its way. It is
+    a guess, unless `is_promise`; only who asks for one request is told."""
 
     place: int
     reason: Reason
     blocked_by: list[str]
     detail: str
+    starts_by_ms: int | None = None
+    is_promise: bool = False
 
 
 def explain(state: State, waiting: Waiting) -> Explanation:
     """Explain one request, wherever in the queue it is. Walks the queue."""
     mine = _order(waiting)
     ahead = sum(1 for other in state.waitlist.by_id.values() if _order(other) < mine)
-    return _explain(state, waiting, ahead + 1, KeptFree(state), _Holders(state))
+    explanation = _explain(state, waiting, ahead + 1, _Holders(state))
+    starts_by_ms, is_promise = _estimate(state, waiting)
+    return replace(explanation, starts_by_ms=starts_by_ms, is_promise=is_promise)
 
 
 def explaining(state: State, most: int = EXPLAINED_MAX) -> Iterator[tuple[Waiting, Explanation]]:
     """Explain the first `most` of the queue one by one. Whoever does something else in between gets what was in the way
     at the beginning, and those who have gone meanwhile are left out."""
     first = heapq.nsmallest(most, state.waitlist.by_id.values(), key=_order)
-    kept, holders = KeptFree(state), _Holders(state)
+    holders = _Holders(state)
     for number, waiting in enumerate(first, start=1):
         if not waiting.gone:
-            yield waiting, _explain(state, waiting, number, kept, holders)
+            yield waiting, _explain(state, waiting, number, holders)
 
 
 def explain_first(state: State, most: int = EXPLAINED_MAX) -> dict[str, Explanation]:
     """Explain the first `most` of the queue, by lease_id."""
     return {waiting.request.lease_id: why for waiting, why in explaining(state, most)}
-
-
-class KeptFree:
-    """What is kept free for those who come first. To be asked in the order of the queue."""
-
-    def __init__(self, state: State) -> None:
-        firsts = [state.waitlist.first(shape) for shape in state.waitlist.shapes()]
-        self._left = deque(sorted((each for each in firsts if each is not None and each.target), key=_order))
-        self._kept: dict[Device, Waiting] = {}
-
-    def before(self, waiting: Waiting) -> dict[Device, Waiting]:
-        """The devices that are kept free for requests that come before this one, and for which."""
-        while self._left and _order(self._left[0]) < _order(waiting):
-            first = self._left.popleft()
-            for device in first.target or ():
-                self._kept.setdefault(device, first)
-        return self._kept
 
 
 class _Holders:
@@ -90,7 +82,7 @@ def _order(waiting: Waiting) -> tuple[int, int]:
     return waiting.key, waiting.arrival
 
 
-def _explain(state: State, waiting: Waiting, number: int, free: KeptFree, holders: _Holders) -> Explanation:
+def _explain(state: State, waiting: Waiting, number: int, holders: _Holders) -> Explanation:
     shape = waiting.shape
     able = state.candidates(shape)
     if state.recovering_since_ms is not None:
@@ -99,15 +91,37 @@ def _explain(state: State, waiting: Waiting, number: int, free: KeptFree, holder
         )
     if not able:
         return Explanation(number, "no_room", [], "no device is known yet")
-    kept = free.before(waiting)
-    if place(shape, able) is not None:
-        first = sorted({kept[d].arrival: kept[d].request.lease_id for d in able if d in kept}.items())
-        ids = [lease_id for _, lease_id in first]
-        return Explanation(number, "reserved_for", ids, "the room there is is kept for requests that come first")
-    aimed = waiting.target or nearest(shape, able) or able
+    reserved = state.reservations.of(waiting)
+    if reserved is None and place(shape, able) is not None:
+        before = [each for each in _before(state, waiting) if any(device in able for device in each.devices)]
+        ids = [each.waiting.request.lease_id for each in before]
+        drained = any(each.start_ms is None for each in before)
+        detail = "the room there is is kept for requests that come first"
+        return Explanation(number, "draining" if drained else "reserved_for", ids, detail)
+    aimed = able if reserved is None else reserved.devices
+    if reserved is None:
+        aimed = nearest(shape, able) or able
     full = [device for device in aimed if not has_room(shape, device)] or aimed
     room = ", ".join(f"{device.key} has {max(0, device.free_mib)} MiB free" for device in full[:4])
     return Explanation(number, _reason(shape, full), holders.of(full), f"needs {_wish(shape)}; {room}")
+
+
+def kept_before(state: State, waiting: Waiting) -> list[Device]:
+    """The devices that are kept for requests that come before this one."""
+    return [device for each in _before(state, waiting) for device in each.devices]
+
+
+def _before(state: State, waiting: Waiting) -> list[Reservation]:
+    return [each for each in state.reservations.in_order if _order(each.waiting) < _order(waiting)]
+
+
+def _estimate(state: State, waiting: Waiting) -> tuple[int | None, bool]:
+    """By when it starts, and whether that is promised; else a guess, as if nobody came before it."""
+    reserved = state.reservations.of(waiting)
+    if reserved is not None:
+        return reserved.start_ms, reserved.promised_ms is not None
+    guess = reserve(waiting, state.candidates(waiting.shape), state.policy)
+    return None if guess is None else max(state.now_ms, guess.start_ms or 0), False
 
 
 def _reason(shape: Shape, full: list[Device]) -> Reason:

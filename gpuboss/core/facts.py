@@ -29,6 +29,7 @@ def elect(turn: Turn, event: SchedulerElected) -> None:
     if event.lost is not None:
         state.fence = max(state.fence, event.lost.fence)
         state.recovering_since_ms = state.now_ms
+        turn.look = True  # what was kept for those who wait is kept for nobody now
         _set_recovery_end(turn)
 
 
@@ -36,6 +37,7 @@ def set_policy(turn: Turn, event: PolicySet) -> None:
     """New rules. Those who wait keep the keys they have."""
     turn.state.policy = event
     turn.state.policy_recorded = True
+    turn.look = True
     _set_recovery_end(turn)
 
 
@@ -52,15 +54,12 @@ def lose_device(turn: Turn, event: DeviceLost) -> None:
     device = ledger.devices.get(device_key(event.node, event.device))
     if device is None:
         return
-    for lease in ledger.leases_on(device):
+    for lease in list(device.leases.values()):
         ledger.detach(lease, device)
         happen(turn, lease, "lose_device")
         if lease.state == "reclaiming" and not lease.devices:
             turn.lease_ids.append(lease.request.lease_id)
             ledger.close(lease)
-    for waiting in turn.state.waitlist.by_id.values():
-        if waiting.target is not None and device in waiting.target:
-            waiting.target = None  # a device of that name may come back; it will be another one
     turn.devices.append(device)
     ledger.forget(device.key)
     deny_impossible(turn)
@@ -95,9 +94,13 @@ def tick(turn: Turn, event: ClockTicked) -> None:
                 _wait_longer(turn, waiting, state.recovering_until_ms)
             else:
                 end_waiting(turn, waiting, "timeout", f"no room within {waiting.request.wait_ms} ms")
+        elif timer.kind is TimerKind.STARVATION:
+            state.waitlist.by_id[timer.lease_id].starves = True
+            turn.look = True
         else:
             lease = state.ledger.leases[timer.lease_id]
             happen(turn, lease, "expire" if timer.kind is TimerKind.LEASE_EXPIRY else "revoke")
+    turn.looks_later = event.inputs_follow
 
 
 def jump(turn: Turn, event: ClockJumped) -> None:
@@ -122,6 +125,11 @@ def jump(turn: Turn, event: ClockJumped) -> None:
         if waiting.wait_until_ms is not None and waiting.requested_at_ms < from_ms:
             waiting.wait_until_ms = max(0, waiting.wait_until_ms + event.delta_ms)
             state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
+        if waiting.requested_at_ms < from_ms:
+            waiting.starves_at_ms = max(0, waiting.starves_at_ms + event.delta_ms)
+            if waiting is state.reservations.unpromised:
+                state.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, lease_id)
+    turn.look = True  # the ends of leases moved, and with them what they let start
 
 
 def reclaim(turn: Turn, event: VramReclaimed) -> None:

@@ -1,13 +1,14 @@
-"""The first of each shape in the order of the queue, so that a grant pass need not look at shapes that have no place.
+"""The first of each shape in the order of the queue and by size, so that a grant pass need not look at all of them.
 
-Shapes that may be on the same devices stand in one front. Once all these devices are taken or kept for others, none
-of them has a place, however many they are: a service that asks for 10,000 different sizes costs what one size does.
+Shapes that may be on the same devices stand in one front. Of those who pass others only who fits is looked at: a
+service that asks for 10,000 different sizes, none of which fits, costs what one size does.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterator
 
 from gpuboss.core.ledger import Device
 from gpuboss.core.waitlist import Shape, Waiting, Waitlist
@@ -24,6 +25,8 @@ class Front:
     def __init__(self, able: list[Device]) -> None:
         self.able = able
         self.queue: list[Entry] = []
+        self._sizes: dict[bool, list[int]] = {True: [], False: []}  # in MiB, of shapes with an end and of those without
+        self._shapes: dict[tuple[bool, int], dict[Shape, None]] = {}
 
     def first(self, waitlist: Waitlist) -> Entry | None:
         """The entry that is first now."""
@@ -36,31 +39,64 @@ class Front:
             heapq.heappop(queue)
         return None
 
+    def pass_over(self) -> Entry:
+        """Take the first entry out, which is looked at, to be put back with `heapq.heappush` when all have been."""
+        entry = heapq.heappop(self.queue)
+        while self.queue and self.queue[0] == entry:  # it was entered more than once
+            heapq.heappop(self.queue)
+        return entry
+
+    def enter(self, first: Waiting | None) -> None:
+        """Somebody is the first of its shape now."""
+        if first is None:
+            return
+        shape = first.shape
+        heapq.heappush(self.queue, (first.key, first.arrival, shape))
+        kind = (shape.ttl_ms is not None, shape.vram_mib)
+        shapes = self._shapes.get(kind)
+        if shapes is None:
+            shapes = self._shapes[kind] = {}
+            insort(self._sizes[kind[0]], kind[1])
+        shapes[shape] = None
+
+    def leave(self, shape: Shape) -> None:
+        """Nobody waits for a shape any more."""
+        kind = (shape.ttl_ms is not None, shape.vram_mib)
+        shapes = self._shapes.get(kind, {})
+        shapes.pop(shape, None)
+        if not shapes and self._shapes.pop(kind, None) is not None:
+            sizes = self._sizes[kind[0]]
+            del sizes[bisect_left(sizes, kind[1])]
+
+    def within(self, with_end_mib: int, without_mib: int) -> Iterator[Shape]:
+        """The shapes that are no larger: those with an end than the first, those without one than the second."""
+        for has_end, most_mib in ((True, with_end_mib), (False, without_mib)):
+            sizes = self._sizes[has_end]
+            for vram_mib in sizes[: bisect_right(sizes, most_mib)]:
+                yield from self._shapes[has_end, vram_mib]
+
+
+Head = tuple[int, int, Front]  # key and arrival of a front's first, and the front
+
 
 class Fronts:
-    """All fronts. `settled` is the version of the devices that every shape was looked at for: before, what is kept
-    for somebody may be on a device that serves it no more."""
+    """All fronts. They follow from who waits and from the devices, and hold nothing else."""
 
     def __init__(self) -> None:
-        self.settled = -1
         self._fronts: dict[tuple[Device, ...], Front] = {}
         self._version = -1
-        self._entries = 0
 
-    def all(
-        self, waitlist: Waitlist, version: int, candidates: Callable[[Shape], list[Device]]
-    ) -> list[tuple[int, int, Front]]:
+    def all(self, waitlist: Waitlist, version: int, candidates: Callable[[Shape], list[Device]]) -> list[Head]:
         """Each front that has anybody in it, with key and arrival of its first. `version`: of the devices;
         `candidates`: which of them could hold a shape."""
         changed = waitlist.take_changed()
-        if version != self._version or self._entries > 2 * len(waitlist.by_id) + STALE_MIN:
-            self._version, self._entries = version, 0
+        entries = sum(len(front.queue) for front in self._fronts.values())
+        if version != self._version or entries > 2 * len(waitlist.by_id) + STALE_MIN:
+            self._version = version
             self._fronts.clear()
             changed = list(waitlist.shapes())
         for shape in changed:
-            first = waitlist.first(shape)
-            if first is not None:
-                self._enter(first, candidates(shape))
+            self._follow(shape, waitlist.first(shape), candidates)
         firsts = []
         for front in self._fronts.values():
             entry = front.first(waitlist)
@@ -68,10 +104,13 @@ class Fronts:
                 firsts.append((entry[0], entry[1], front))
         return firsts
 
-    def _enter(self, first: Waiting, able: list[Device]) -> None:
+    def _follow(self, shape: Shape, first: Waiting | None, candidates: Callable[[Shape], list[Device]]) -> None:
+        able = candidates(shape)
         places = tuple(able)
         front = self._fronts.get(places)
         if front is None:
             front = self._fronts[places] = Front(able)
-        heapq.heappush(front.queue, (first.key, first.arrival, first.shape))
-        self._entries += 1
+        if first is None:
+            front.leave(shape)
+        else:
+            front.enter(first)

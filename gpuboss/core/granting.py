@@ -1,8 +1,8 @@
-"""The grant pass: who of those who wait gets a place now, in the order of the queue.
+"""The grant pass: who of those who wait gets a place now, in the order of the queue (policy, rule 4).
 
-A request that does not fit blocks only its own target: the devices of one node that lack least for it, which are
-kept free for it from then on. What may be placed on other devices goes on, and nothing that comes later can take
-the target away from it, so large requests do not starve.
+Whoever has no place is passed by those who come later, as long as that does not delay the start that was reserved
+for it: EASY backfilling on named devices. Where nothing that is held ends by itself no start can be reserved; the
+first who waits so long that this would starve it has its devices drained.
 """
 
 from __future__ import annotations
@@ -10,59 +10,115 @@ from __future__ import annotations
 import heapq
 
 from gpuboss.core.addresses import reply_address
-from gpuboss.core.fronts import Entry, Front
+from gpuboss.core.fronts import Front, Head
 from gpuboss.core.ledger import Device, Lease
-from gpuboss.core.placement import nearest, place
-from gpuboss.core.state import Turn
+from gpuboss.core.placement import place
+from gpuboss.core.reservations import Reservations, drain, reserve
+from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Shape, Waiting
-from gpuboss.events import LeaseGranted, LeaseRequested
+from gpuboss.events import MS_MAX, LeaseGranted, LeaseRequested, PromiseMoved
+
+Passing = tuple[int, int, int, Waiting, list[Device]]  # its life, key and arrival; and where it would go
 
 
 def grant_pass(turn: Turn) -> None:
-    """Grant everything that has a place, first shapes first; afterwards nobody who waits has one."""
+    """Grant everything that has an admitted place; afterwards nobody who waits has one."""
     state = turn.state
+    before = state.reservations
     if not state.waitlist.by_id or state.recovering_since_ms is not None:
-        return
-    version = state.ledger.version
-    heads = state.fronts.all(state.waitlist, version, state.candidates)
+        state.reservations = Reservations()
+    else:
+        while _walk(turn, before):
+            pass
+    _keep_promises(turn, before)
+
+
+def _walk(turn: Turn, before: Reservations) -> bool:
+    """Look at those who wait, in order: grant who has a place, and reserve for the first who have none. If those who
+    pass others are to be served shortest first, of them only the shortest is granted; then true, and it is to be
+    walked again."""
+    state = turn.state
+    state.reservations = Reservations()
+    fronts = state.fronts.all(state.waitlist, state.ledger.version, state.candidates)
+    shortest = _until_all_is_reserved(turn, fronts, before)
+    if len(state.reservations.first) >= state.policy.reservations:
+        shortest = _who_fits(turn, [front for _, _, front in fronts], shortest)
+    if shortest is not None:
+        _grant(turn, *shortest[3:])
+    return shortest is not None
+
+
+def _until_all_is_reserved(turn: Turn, fronts: list[Head], before: Reservations) -> Passing | None:
+    """The heads of the shapes one after the other, until as many of them have no place as may have one reserved."""
+    state = turn.state
+    heads, passed = list(fronts), []
     heapq.heapify(heads)
-    blocked: set[Device] = set()
-    passed: list[tuple[Front, Entry]] = []
-    while heads and len(blocked) < len(state.ledger.devices):
+    shortest: Passing | None = None
+    while heads and len(state.reservations.first) < state.policy.reservations:
         front = heads[0][2]
-        entry = front.queue[0]
-        if not _serve(turn, entry[2], front, blocked):
-            passed.append((front, heapq.heappop(front.queue)))
-        # Nothing of a front is left to look at once all its devices are blocked, except for what was kept before
-        # the devices changed.
-        is_over = state.fronts.settled == version and not _without(front.able, blocked)
-        following = None if is_over else front.first(state.waitlist)
+        shape = front.queue[0][2]
+        waiting, devices = _place(state, shape, front.able)
+        if devices is None or _passes(state):
+            passed.append((front, front.pass_over()))
+        if devices is None:
+            _keep_for(state, waiting, front.able, before)
+        elif _passes(state):
+            shortest = _shorter(shortest, waiting, devices)
+        else:
+            _grant(turn, waiting, devices)
+            front.enter(state.waitlist.first(shape))
+        following = front.first(state.waitlist)
         if following is None:
             heapq.heappop(heads)
         else:
             heapq.heapreplace(heads, (following[0], following[1], front))
-    if not heads:
-        state.fronts.settled = version
     for front, entry in passed:
         heapq.heappush(front.queue, entry)
+    return shortest
 
 
-def _serve(turn: Turn, shape: Shape, front: Front, blocked: set[Device]) -> bool:
-    """Grant the first of a shape if it has a place. If not, no other of the shape has one either, and what is kept free
-    for the first is added to `blocked`."""
-    waiting = turn.state.waitlist.first(shape)
+def _who_fits(turn: Turn, fronts: list[Front], shortest: Passing | None) -> Passing | None:
+    """Once nothing more is reserved, those of whom there is room for one: who does not fit need not be looked at."""
+    state = turn.state
+    queue = []
+    for front in fronts:
+        for shape in front.within(*state.reservations.lendable_mib(front.able)):
+            first = state.waitlist.first(shape)
+            if first is not None:
+                queue.append((first.key, first.arrival, shape, front))
+    heapq.heapify(queue)
+    while queue:
+        _, _, shape, front = heapq.heappop(queue)
+        waiting, devices = _place(state, shape, front.able)
+        if devices is None:
+            continue  # no other of this shape has a place either
+        if _passes(state):
+            shortest = _shorter(shortest, waiting, devices)
+            continue
+        _grant(turn, waiting, devices)
+        following = state.waitlist.first(shape)
+        if following is not None:
+            heapq.heappush(queue, (following.key, following.arrival, shape, front))
+    return shortest
+
+
+def _place(state: State, shape: Shape, able: list[Device]) -> tuple[Waiting, list[Device] | None]:
+    """The first who waits for a shape, and its place."""
+    waiting = state.waitlist.first(shape)
     assert waiting is not None
-    devices = place(shape, _without(front.able, blocked))
-    if devices is None:
-        waiting.target = _target(waiting, shape, front.able, blocked)
-        blocked.update(waiting.target or ())
-        return False
-    _grant(turn, waiting, devices)
-    following = turn.state.waitlist.first(shape)
-    if following is not None:
-        heapq.heapreplace(front.queue, (following.key, following.arrival, shape))
-    return True
+    return waiting, place(shape, _admitted(state, shape, able))
+
+
+def _passes(state: State) -> bool:
+    """Whether who has a place now would pass somebody, and the shortest is to do so first."""
+    return state.policy.backfill_order == "short" and bool(state.reservations.in_order)
+
+
+def _shorter(shortest: Passing | None, waiting: Waiting, devices: list[Device]) -> Passing:
+    life_ms = MS_MAX if waiting.shape.ttl_ms is None else waiting.shape.ttl_ms
+    passing = (life_ms, waiting.key, waiting.arrival, waiting, devices)
+    return passing if shortest is None else min(shortest, passing)
 
 
 def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[Device]) -> bool:
@@ -78,20 +134,90 @@ def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[
     return True
 
 
-def _without(able: list[Device], blocked: set[Device]) -> list[Device]:
-    return [device for device in able if device not in blocked] if blocked else able
+def look_at(turn: Turn, waiting: Waiting) -> None:
+    """A request joined the queue. If all for whom something may be kept come before it nobody else can gain, and it
+    alone is looked at: since the last pass only time has passed, which makes it harder for the others, and another
+    pass would keep the same again."""
+    state = turn.state
+    first = state.reservations.first
+    mine = (waiting.key, waiting.arrival)
+    if turn.look or not first or (first[-1].key, first[-1].arrival) > mine:
+        turn.look = True
+        return
+    able = state.candidates(waiting.shape)
+    devices = place(waiting.shape, _admitted(state, waiting.shape, able))
+    if devices is None:
+        _keep_for(state, waiting, able, state.reservations)
+        _promise_to_first(state.reservations)
+    else:
+        _grant(turn, waiting, devices)
 
 
-def _target(waiting: Waiting, shape: Shape, able: list[Device], blocked: set[Device]) -> list[Device] | None:
-    """What is kept free for a request that does not fit. It stays: a target that moved could be moved for ever."""
-    target = waiting.target
-    if target is not None and all(device in able and device.healthy for device in target):
-        return target
-    return nearest(shape, _without(able, blocked))
+def _admitted(state: State, shape: Shape, able: list[Device]) -> list[Device]:
+    reservations = state.reservations
+    if not reservations.by_device:
+        return able
+    return [device for device in able if reservations.admit(shape, device, state.now_ms, state.policy)]
+
+
+def _keep_for(state: State, waiting: Waiting, able: list[Device], before: Reservations) -> None:
+    """Somebody has no place: reserve one for it, or, where no time for that is known, see to it that it comes up."""
+    policy, kept = state.policy, state.reservations
+    if len(kept.first) >= policy.reservations:
+        return
+    kept.first.append(waiting)
+    unreserved = [device for device in able if device not in kept.by_device] if kept.by_device else able
+    mine = before.of(waiting)
+    reservation = reserve(waiting, unreserved, policy, mine)
+    if reservation is None:
+        if kept.unpromised is None:
+            if before.unpromised is not waiting and not waiting.starves:
+                state.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, waiting.request.lease_id)
+            kept.unpromised = waiting
+        if waiting.starves and not kept.drains:
+            reservation = drain(waiting, unreserved, len(state.ledger.devices), mine)
+    if reservation is not None:
+        kept.add(reservation)
+
+
+def _keep_promises(turn: Turn, before: Reservations) -> None:
+    """The first reservation is a promise, for as long as its request waits. It moves later only for what is outside
+    the rules, or for a request that comes before it; then that is said."""
+    kept = turn.state.reservations
+    for each in before.in_order:
+        if each.promised_ms is None or each.waiting.gone:
+            continue
+        now = kept.of(each.waiting)
+        if now is None or now.start_ms is None or now.start_ms > each.promised_ms:
+            is_first = now is not None and now is kept.in_order[0]
+            _tell_moved(turn, each.waiting, each.promised_ms, now.start_ms if now is not None and is_first else None)
+        else:
+            now.promised_ms = each.promised_ms
+    _promise_to_first(kept)
+
+
+def _promise_to_first(kept: Reservations) -> None:
+    if kept.in_order:
+        kept.in_order[0].promised_ms = kept.in_order[0].start_ms
+
+
+def _tell_moved(turn: Turn, waiting: Waiting, was_ms: int, starts_by_ms: int | None) -> None:
+    request = waiting.request
+    moved = PromiseMoved(
+        cause=turn.cause,
+        session=request.session,
+        lease_id=request.lease_id,
+        service=request.service,
+        starts_by_ms=starts_by_ms,
+        was_ms=was_ms,
+    )
+    turn.tell(moved, reply_address(request.service, request.instance))
 
 
 def _grant(turn: Turn, waiting: Waiting, devices: list[Device]) -> None:
-    turn.state.waitlist.remove(waiting)
+    state = turn.state
+    state.reservations.use(waiting.shape, devices, state.now_ms, state.policy)
+    state.waitlist.remove(waiting)
     _open_lease(turn, waiting.request, waiting.arrival, waiting.requested_at_ms, devices)
 
 

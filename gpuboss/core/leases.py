@@ -9,6 +9,7 @@ from gpuboss.core.ledger import Device, Lease, device_key
 from gpuboss.core.lifecycle import EndReason, Happening
 from gpuboss.core.refusals import FromService, reject, reject_unaddressed
 from gpuboss.core.requests import end_waiting
+from gpuboss.core.reservations import Reservation
 from gpuboss.core.state import Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting
@@ -51,7 +52,13 @@ def renew(turn: Turn, event: LeaseRenewed) -> None:
     """A holder wants its lease to end `ttl_ms` after this event."""
     lease = _held(turn, event, "renew")
     if lease is not None:
-        expires_at_ms = turn.state.now_ms + event.ttl_ms
+        state = turn.state
+        expires_at_ms = state.now_ms + event.ttl_ms
+        voided = state.reservations.voided_by(lease, expires_at_ms, state.policy)
+        if voided is not None:
+            reject(turn, "reserved", _why_reserved(lease, voided, event.ttl_ms), event, lease.request)
+            return
+        turn.look = True  # when others can start may be another time now
         _set_end(turn, lease, expires_at_ms)
         extended = LeaseExtended(
             cause=turn.cause,
@@ -173,6 +180,7 @@ def _end(turn: Turn, lease: Lease, reason: EndReason, *, clean: bool) -> None:
         _free(turn, lease)
     else:
         state.ledger.start_reclaiming(lease, state.now_ms)
+        turn.look = True  # it is known now by when its room is back
         turn.lease_ids.append(request.lease_id)
         turn.shown.append(request.lease_id)
         turn.devices += lease.devices
@@ -245,6 +253,14 @@ def _request_behind(event: LeaseReasserted) -> LeaseRequested:
     )
 
 
+def _why_reserved(lease: Lease, voided: Reservation, ttl_ms: int) -> str:
+    kept = "is being emptied" if voided.start_ms is None else f"is reserved from {voided.start_ms} ms of the log's time"
+    return (
+        f"lease {lease.request.lease_id} cannot go on for {ttl_ms} ms: its device {kept} for "
+        f"{voided.waiting.request.lease_id}; let it end, and ask again"
+    )
+
+
 def _may_linger(turn: Turn, lease: Lease) -> bool:
     """Whether memory can outlive the lease: on real devices always, on simulated ones if a lock delay is set."""
     if turn.state.policy.lock_delay_ms > 0:
@@ -263,6 +279,7 @@ def _ask_back(turn: Turn, lease: Lease) -> None:
     request = lease.request
     assert lease.yield_by_ms is not None
     lease.state = "yielding"
+    turn.look = True
     turn.state.timers.set(lease.yield_by_ms, TimerKind.YIELD_DEADLINE, request.lease_id)
     turn.lease_ids.append(request.lease_id)
     asked = YieldRequested(

@@ -35,7 +35,7 @@ class Device:
     )
 
     def __init__(self, observed: DeviceObserved) -> None:
-        self.leases = 0
+        self.leases: dict[str, Lease] = {}  # by lease_id, in the order in which they were granted
         self.charged_mib = 0
         self.reclaiming_mib = 0  # the part of charged_mib whose leases have ended
         self.exclusive_leases = 0  # more than one, or one beside others, only where they were reasserted
@@ -55,24 +55,26 @@ class Device:
         """What leases could ever hold: the total without the driver's part and the margin."""
         return self.observed.total_mib - self.observed.reserved_mib - self.observed.margin_mib
 
-    def charge(self, vram_mib: int, exclusive: bool) -> None:
-        """Promise `vram_mib` to one more lease."""
-        self.leases += 1
-        self.charged_mib += vram_mib
-        self.free_mib -= vram_mib
-        self.exclusive_leases += exclusive
+    def charge(self, lease: Lease) -> None:
+        """Promise what one more lease was granted."""
+        request = lease.request
+        self.leases[request.lease_id] = lease
+        self.charged_mib += request.vram_mib
+        self.free_mib -= request.vram_mib
+        self.exclusive_leases += request.exclusive
         self.exclusive = self.exclusive_leases > 0
 
-    def discharge(self, vram_mib: int, exclusive: bool, reclaiming: bool) -> None:
+    def discharge(self, lease: Lease) -> None:
         """Take the promise to one lease back."""
-        self.leases -= 1
-        self.charged_mib -= vram_mib
-        self.free_mib += vram_mib
-        if reclaiming:
-            self.reclaiming_mib -= vram_mib
-        self.exclusive_leases -= exclusive
+        request = lease.request
+        del self.leases[request.lease_id]
+        self.charged_mib -= request.vram_mib
+        self.free_mib += request.vram_mib
+        if lease.state == "reclaiming":
+            self.reclaiming_mib -= request.vram_mib
+        self.exclusive_leases -= request.exclusive
         self.exclusive = self.exclusive_leases > 0
-        assert self.leases >= 0 and self.charged_mib >= 0 and self.reclaiming_mib >= 0, self.key
+        assert self.charged_mib >= 0 and self.reclaiming_mib >= 0 and self.exclusive_leases >= 0, self.key
 
 
 @dataclass(slots=True, eq=False)
@@ -116,7 +118,7 @@ class Ledger:
     def forget(self, key: str) -> None:
         """Remove a device. Its leases must be gone."""
         device = self.devices.pop(key)
-        assert device.leases == 0, key
+        assert not device.leases, key
         self.version += 1
 
     def ordered_devices(self) -> list[Device]:
@@ -134,13 +136,13 @@ class Ledger:
                 request,
             )
             assert not (request.exclusive and device.leases), (device.key, device.leases, request)
-            device.charge(request.vram_mib, request.exclusive)
+            device.charge(lease)
         self.leases[request.lease_id] = lease
 
     def reopen(self, lease: Lease) -> None:
         """Charge a lease as a snapshot holds it; its devices may have shrunk since it was granted."""
         for device in lease.devices:
-            device.charge(lease.request.vram_mib, lease.request.exclusive)
+            device.charge(lease)
             if lease.state == "reclaiming":
                 device.reclaiming_mib += lease.request.vram_mib
         self.leases[lease.request.lease_id] = lease
@@ -154,16 +156,11 @@ class Ledger:
 
     def close(self, lease: Lease) -> None:
         """The lease is gone, its VRAM is free."""
-        reclaiming = lease.state == "reclaiming"
         for device in lease.devices:
-            device.discharge(lease.request.vram_mib, lease.request.exclusive, reclaiming)
+            device.discharge(lease)
         del self.leases[lease.request.lease_id]
 
     def detach(self, lease: Lease, device: Device) -> None:
         """The device is gone, and with it this lease's part on it; its other devices stay charged."""
-        device.discharge(lease.request.vram_mib, lease.request.exclusive, lease.state == "reclaiming")
+        device.discharge(lease)
         lease.devices = [other for other in lease.devices if other is not device]
-
-    def leases_on(self, device: Device) -> list[Lease]:
-        """The leases on one device, in the order in which they were granted."""
-        return [lease for lease in self.leases.values() if device in lease.devices]

@@ -39,7 +39,7 @@ from gpuboss.events import (
     VramReclaimed,
 )
 
-CORE_VERSION = 1  # grows whenever the same log could lead to other decisions
+CORE_VERSION = 2  # grows whenever the same log could lead to other decisions
 
 _HANDLERS: dict[type[Event], Callable[[Turn, Any], None]] = {
     LeaseRequested: requests.ask,
@@ -67,29 +67,18 @@ def step(state: State, entry_id: str, fields: Sequence[bytes]) -> Turn:
     type_name = read_type(fields)
     if type_name is not None and is_stamped(type_name):
         stamp = read_stamp(read_data(fields))
-        if not follows(state, type_name, stamp):
+        if follows(state, type_name, stamp):
+            take_stamp(state, entry_id, stamp)
+            if is_decision(type_name):
+                return turn
+        else:
             _begin(state, entry_id, fields)
             _reject_forged(turn, type_name, stamp, read_data(fields))
-            return turn
-        take_stamp(state, entry_id, stamp)
-        if is_decision(type_name):
+            _look(turn)
             return turn
     _begin(state, entry_id, fields)
-    event = read_event(fields)
-    if isinstance(event, Refusal):
-        reject_unread(turn, event)
-        return turn
-    handler = _HANDLERS.get(type(event))
-    if handler is None:
-        reject_unaddressed(turn, "unknown_type", f"core {CORE_VERSION} does not act on {type(event).__name__}")
-        return turn
-    if isinstance(event, ClockTicked):
-        state.advance(event.now_ms)
-    elif isinstance(event, LeaseRevoked) and event.epoch == state.epoch and event.seq == state.seq + 1:
-        state.seq += 1  # the scheduler wrote it, for an operator who deleted a projection
-    handler(turn, event)
-    if turn.look:
-        grant_pass(turn)
+    _apply(turn, fields)
+    _look(turn)
     return turn
 
 
@@ -111,6 +100,30 @@ def take_stamp(state: State, entry_id: str, stamp: Stamp) -> None:
 def entry_ms(entry_id: str) -> int:
     """The ms part of a stream id."""
     return int(entry_id.partition("-")[0])
+
+
+def _apply(turn: Turn, fields: Sequence[bytes]) -> None:
+    state = turn.state
+    event = read_event(fields)
+    if isinstance(event, Refusal):
+        reject_unread(turn, event)
+        return
+    handler = _HANDLERS.get(type(event))
+    if handler is None:
+        reject_unaddressed(turn, "unknown_type", f"core {CORE_VERSION} does not act on {type(event).__name__}")
+        return
+    if isinstance(event, ClockTicked):
+        state.advance(event.now_ms)
+    elif isinstance(event, LeaseRevoked) and event.epoch == state.epoch and event.seq == state.seq + 1:
+        state.seq += 1  # the scheduler wrote it, for an operator who deleted a projection
+    handler(turn, event)
+
+
+def _look(turn: Turn) -> None:
+    """Look who has a place now, unless that is left to the next entry."""
+    turn.state.look_is_due = turn.look and turn.looks_later
+    if turn.look and not turn.looks_later:
+        grant_pass(turn)
 
 
 def _begin(state: State, entry_id: str, fields: Sequence[bytes]) -> None:

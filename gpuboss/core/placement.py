@@ -77,7 +77,7 @@ def place(shape: Shape, allowed: Iterable[Device]) -> list[Device] | None:
 
 def _left_over(device: Device) -> tuple[int, bool]:
     """What is the least is best: the free VRAM (the request takes the same of each), then not being empty."""
-    return device.free_mib, device.leases == 0
+    return device.free_mib, not device.leases
 
 
 def nearest(shape: Shape, allowed: Iterable[Device]) -> list[Device] | None:

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from gpuboss.core.addresses import reply_address, session_member
-from gpuboss.core.granting import grant_at_once
+from gpuboss.core.granting import grant_at_once, look_at
 from gpuboss.core.history import Past
 from gpuboss.core.placement import why_impossible
 from gpuboss.core.policy import max_waiting_of, queue_key
@@ -72,13 +72,14 @@ def _wait(turn: Turn, request: LeaseRequested, shape: Shape) -> None:
     now_ms = state.now_ms
     wait_until_ms = None if request.wait_ms is None else now_ms + request.wait_ms
     key = queue_key(state.policy, request.priority, now_ms)
-    waiting = Waiting(request, shape, key, state.arrivals, now_ms, wait_until_ms)
+    starves_at_ms = now_ms + state.policy.starve_ms
+    waiting = Waiting(request, shape, key, state.arrivals, now_ms, wait_until_ms, starves_at_ms)
     if wait_until_ms is not None:
         state.timers.set(wait_until_ms, TimerKind.WAIT_TIMEOUT, request.lease_id)
     turn.lease_ids.append(request.lease_id)
     # Behind another of its shape it has no place that the other would not have taken.
     if state.waitlist.add(waiting):
-        turn.look = True
+        look_at(turn, waiting)
 
 
 def end_waiting(turn: Turn, waiting: Waiting, reason: DenialReason, detail: str) -> None:
@@ -86,8 +87,8 @@ def end_waiting(turn: Turn, waiting: Waiting, reason: DenialReason, detail: str)
     turn.state.waitlist.remove(waiting)
     turn.state.leave_session(waiting.request)
     turn.lease_ids.append(waiting.request.lease_id)
-    if waiting.target is not None:
-        turn.look = True  # what was kept free for it is there for others now
+    if turn.state.reservations.drop(waiting):
+        turn.look = True  # what was kept for it is there for others now
     deny(turn, waiting.request, reason, detail)
 
 

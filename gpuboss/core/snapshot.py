@@ -13,6 +13,7 @@ from msgspec import Struct
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.lifecycle import State as LeaseState
+from gpuboss.core.reservations import Reservation
 from gpuboss.core.state import State
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting, shape_of
@@ -41,7 +42,17 @@ class _Waiting(Struct, array_like=True):
     arrival: int
     requested_at_ms: int
     wait_until_ms: int | None
-    target: list[str] | None
+    starves_at_ms: int
+    starves: bool
+
+
+class _Reservation(Struct, array_like=True):
+    lease_id: str
+    devices: list[str]
+    start_ms: int | None
+    extra_mib: list[int]
+    promised_ms: int | None
+    target: list[str]
 
 
 class _Past(Struct, array_like=True):
@@ -68,6 +79,10 @@ class _Snapshot(Struct):
     devices: list[DeviceObserved]
     leases: list[_Lease]
     waiting: list[_Waiting]
+    reservations: list[_Reservation]
+    first: list[str]
+    unpromised: str | None
+    look_is_due: bool
     history: list[_Past]
     lost_sessions: list[tuple[str, int]]
 
@@ -77,6 +92,7 @@ _DECODER = msgspec.json.Decoder(_Snapshot)
 
 def dump(state: State) -> bytes:
     """The state as JSON, the same bytes for the same state."""
+    unpromised = state.reservations.unpromised
     snapshot = _Snapshot(
         last_id=state.last_id,
         inputs=state.inputs.hex(),
@@ -93,6 +109,10 @@ def dump(state: State) -> bytes:
         devices=[device.observed for device in state.ledger.ordered_devices()],
         leases=[_dump_lease(lease) for lease in state.ledger.leases.values()],
         waiting=[_dump_waiting(waiting) for waiting in state.waitlist.by_id.values()],
+        reservations=[_dump_reservation(each) for each in state.reservations.in_order],
+        first=[waiting.request.lease_id for waiting in state.reservations.first],
+        unpromised=None if unpromised is None else unpromised.request.lease_id,
+        look_is_due=state.look_is_due,
         history=[_dump_past(past, at_ms) for at_ms, _, past in state.history.items()],
         lost_sessions=[(member, at_ms) for at_ms, member, _ in state.lost_sessions.items()],
     )
@@ -123,6 +143,7 @@ def load(dumped: bytes) -> State:
         _load_lease(state, lease)
     for waiting in snapshot.waiting:
         _load_waiting(state, waiting)
+    _load_kept(state, snapshot)
     for past in snapshot.history:
         ended = past.ended if past.ended is not None else past.denied
         assert ended is not None
@@ -158,8 +179,24 @@ def _dump_waiting(waiting: Waiting) -> _Waiting:
         arrival=waiting.arrival,
         requested_at_ms=waiting.requested_at_ms,
         wait_until_ms=waiting.wait_until_ms,
-        target=None if waiting.target is None else [device.key for device in waiting.target],
+        starves_at_ms=waiting.starves_at_ms,
+        starves=waiting.starves,
     )
+
+
+def _dump_reservation(reservation: Reservation) -> _Reservation:
+    return _Reservation(
+        lease_id=reservation.waiting.request.lease_id,
+        devices=_keys(reservation.devices),
+        start_ms=reservation.start_ms,
+        extra_mib=reservation.extra_mib,
+        promised_ms=reservation.promised_ms,
+        target=_keys(reservation.target),
+    )
+
+
+def _keys(devices: list[Device]) -> list[str]:
+    return [device.key for device in devices]
 
 
 def _dump_past(past: Past, at_ms: int) -> _Past:
@@ -204,11 +241,26 @@ def _load_waiting(state: State, dumped: _Waiting) -> None:
         arrival=dumped.arrival,
         requested_at_ms=dumped.requested_at_ms,
         wait_until_ms=dumped.wait_until_ms,
-        target=None if dumped.target is None else _devices(state, dumped.target),
+        starves_at_ms=dumped.starves_at_ms,
+        starves=dumped.starves,
     )
     state.waitlist.add(waiting)
     if waiting.wait_until_ms is not None:
         state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, waiting.request.lease_id)
+
+
+def _load_kept(state: State, snapshot: _Snapshot) -> None:
+    """What is kept for those who wait, as the last pass made it."""
+    by_id, kept = state.waitlist.by_id, state.reservations
+    for each in snapshot.reservations:
+        devices, target = _devices(state, each.devices), _devices(state, each.target)
+        kept.add(Reservation(by_id[each.lease_id], devices, each.start_ms, each.extra_mib, each.promised_ms, target))
+    kept.first = [by_id[lease_id] for lease_id in snapshot.first]
+    state.look_is_due = snapshot.look_is_due
+    if snapshot.unpromised is not None:
+        waiting = kept.unpromised = by_id[snapshot.unpromised]
+        if not waiting.starves:
+            state.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, snapshot.unpromised)
 
 
 def _devices(state: State, keys: list[str]) -> list[Device]:

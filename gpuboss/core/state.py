@@ -13,6 +13,7 @@ from gpuboss.core.history import Memory, Past
 from gpuboss.core.inputs import NO_INPUTS, chained
 from gpuboss.core.ledger import Device, Ledger
 from gpuboss.core.policy import DEFAULT_POLICY
+from gpuboss.core.reservations import Reservations
 from gpuboss.core.timers import Timer, TimerKind, Timers
 from gpuboss.core.waitlist import Shape, Waitlist
 from gpuboss.events import Decision, LeaseRequested, PolicySet
@@ -39,6 +40,8 @@ class State:
         self.ledger = Ledger()
         self.waitlist = Waitlist()
         self.fronts = Fronts()
+        self.reservations = Reservations()  # as the last pass made them
+        self.look_is_due = False  # whether the last entry left it to the next to look who may have a place
         self.timers = Timers()
         self.history: Memory[Past] = Memory()  # by lease_id
         self.sessions: dict[str, dict[str, None]] = {}  # member -> its lease_ids, in their order
@@ -103,6 +106,11 @@ class State:
         if timer.kind is TimerKind.WAIT_TIMEOUT:
             waiting = self.waitlist.by_id.get(timer.lease_id)
             return waiting is not None and waiting.wait_until_ms == timer.deadline_ms
+        if timer.kind is TimerKind.STARVATION:
+            waiting = self.reservations.unpromised
+            if waiting is None or waiting.starves or waiting.request.lease_id != timer.lease_id:
+                return False
+            return waiting.starves_at_ms == timer.deadline_ms
         lease = self.ledger.leases.get(timer.lease_id)
         if lease is None or lease.state == "reclaiming":
             return False
@@ -123,7 +131,7 @@ class Told(Struct, frozen=True, gc=False):
 class Turn:
     """What one entry of the log does: the decisions it leads to, and whose projections change."""
 
-    __slots__ = ("cause", "devices", "lease_ids", "look", "shown", "state", "told")
+    __slots__ = ("cause", "devices", "lease_ids", "look", "looks_later", "shown", "state", "told")
 
     def __init__(self, state: State, cause: str) -> None:
         self.state = state
@@ -132,7 +140,8 @@ class Turn:
         self.lease_ids: list[str] = []  # of leases and requests that changed
         self.devices: list[Device] = []
         self.shown: list[str] = []  # of leases that have to be shown, also where nothing of them is shown now
-        self.look = False  # whether somebody who waits may have a place now
+        self.look = state.look_is_due  # whether somebody who waits may have a place now
+        self.looks_later = False  # whether that is left to the next entry
 
     def tell(self, decision: Decision, address: str | None) -> None:
         """Decide something."""

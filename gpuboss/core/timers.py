@@ -14,6 +14,7 @@ class TimerKind(IntEnum):
     YIELD_DEADLINE = 1
     WAIT_TIMEOUT = 2
     RECOVERY_END = 3
+    STARVATION = 4
 
 
 class Timer(NamedTuple):

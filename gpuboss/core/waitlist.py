@@ -1,7 +1,7 @@
 """The requests that wait: a heap for each shape, so that nothing ever walks the queue.
 
-Requests of one shape (size, device, node, number, exclusiveness) fit in the same places; if the first of them
-fits nowhere, none of them does.
+Requests of one shape (size, device, node, number, exclusiveness, life) fit in the same places at the same time; if
+the first of them fits nowhere, none of them does.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gpuboss.core.ledger import Device
 from gpuboss.events import LeaseRequested
 
 GONE_MIN = 1_000  # of those that are gone, so many are always borne in the heaps
 
 
 class Shape(NamedTuple):
-    """What of a request decides where it fits."""
+    """What of a request decides where it fits, and what it may pass."""
 
     vram_mib: int
     gpus: int
     exclusive: bool
     device: str | None
     node: str | None
+    ttl_ms: int | None
 
 
 def shape_of(request: LeaseRequested) -> Shape:
     """The shape of a request."""
     # A plain tuple made into a Shape: half the price of calling the class, for something that every request needs.
-    return tuple.__new__(Shape, (request.vram_mib, request.gpus, request.exclusive, request.device, request.node))
+    fields = (request.vram_mib, request.gpus, request.exclusive, request.device, request.node, request.ttl_ms)
+    return tuple.__new__(Shape, fields)
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +44,8 @@ class Waiting:
     arrival: int
     requested_at_ms: int
     wait_until_ms: int | None
-    target: list[Device] | None = None  # what is kept free for it once it was the first that did not fit
+    starves_at_ms: int
+    starves: bool = False  # it waited so long that devices may be drained for it
     gone: bool = False
 
 

@@ -201,6 +201,9 @@ class Scheduler:
         return PolicySet(
             head_start_ms=policy.head_start_ms,
             margin_mib=policy.margin_mib,
+            reservations=policy.reservations,
+            backfill_order=policy.backfill_order,
+            starve_ms=policy.starve_ms,
             session_ttl_ms=self._config.session_ttl_ms,
             lock_delay_ms=self._config.lock_delay_ms,
             max_waiting=policy.max_waiting,

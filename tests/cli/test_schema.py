@@ -107,11 +107,15 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ("LeaseObserved", {"lease_id": "4f9c0e7a1b2d", "device": "cuda:0", "used_mib": 0}),
     ("SessionLost", {"service": "imajin", "session": "abcdefgh"}),
     ("ClockTicked", {"now_ms": 0, "epoch": 1, "seq": 9}),
+    ("ClockTicked", {"now_ms": 0, "inputs_follow": True}),
+    ("PolicySet", POLICY | {"reservations": 0, "backfill_order": "short", "starve_ms": 0}),
     ("ClockJumped", {"from_id": "1-0", "delta_ms": -5}),
     ("VramReclaimed", {"lease_id": "4f9c0e7a1b2d", "how": "nvml"}),
     ("SnapshotTaken", {"through": "1-0", "inputs": "0" * 64, "state": "a" * 64}),
     ("LeaseDenied", RELEASE | {"reason": "timeout", "detail": "", "cause": "1-0", "epoch": 1, "seq": 3, "now_ms": 5}),
     ("YieldRequested", RELEASE | {"deadline_ms": 5, "for": None, "cause": "1-0", "session": "abcdefgh"}),
+    ("PromiseMoved", RELEASE | {"starts_by_ms": 7, "was_ms": 5, "cause": "1-0"}),
+    ("PromiseMoved", RELEASE | {"starts_by_ms": None, "was_ms": 5, "cause": "1-0"}),
     ("LeaseExtended", RELEASE | {"expires_at_ms": 5, "cause": "1-0"}),
     ("LeaseStateChanged", RELEASE | {"state": "idle", "cause": "1-0"}),
     ("LeaseEnded", RELEASE | {"reason": "expired", "freed": False, "cause": "1-0"}),
@@ -125,6 +129,8 @@ VALID: list[tuple[str, dict[str, Any]]] = [
 ]
 
 INVALID: list[tuple[str, dict[str, Any]]] = [
+    ("PolicySet", POLICY | {"reservations": 1_025}),
+    ("PolicySet", POLICY | {"backfill_order": "long"}),
     ("LeaseRequested", {}),
     ("LeaseRequested", REQUEST | {"vram_mib": 0}),
     ("LeaseRequested", REQUEST | {"vram_mib": 16_777_217}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from typing import Any
 
 import pytest
@@ -63,8 +65,36 @@ def test_who_waits_for_room_in_words(console: Console, client: redis.Redis) -> N
     assert lines[0].endswith(" ago, with normal priority")
     assert lines[1:3] == ["place 1 of 1 waiting request", "no_room: needs 22000 MiB; alpha/cuda:0 has 4576 MiB free"]
     assert lines[3].startswith("  blocked by holder__ (imajin-prompt, 19.5 GiB, normal), held on alpha/cuda:0 for ")
-    assert lines[4].startswith("it gives up ")
-    assert lines[5].startswith("what would help: ")
+    assert lines[4].startswith("it should have started ")  # the log's time is long past
+    assert lines[5].startswith("it gives up ")
+    assert lines[6].startswith("what would help: ")
+
+
+def test_when_it_starts_is_promised_to_the_first_and_a_guess_for_the_others(
+    console: Console, client: redis.Redis
+) -> None:
+    given = Scenario(24_576)
+    given.now_ms = int(time.time() * 1000)
+    given.request("holder", 20_000, ttl_ms=3_600_000)
+    given.request("first", 24_000)
+    given.request("second", 24_576, device="cuda:0")
+    store(client, given)
+    found = [why(console, name) for name in ("first___", "second__")]
+    assert [(each["starts_by_ms"] - given.now_ms, each["is_promise"]) for each in found] == [
+        (3_600_000, True),
+        (3_600_000, False),
+    ]
+    assert re.search(r"^it starts in (59|60) min.* at the latest$", told(console, "first___"), re.M)
+    assert re.search(r"^it might start in (59|60) min.*: a guess", told(console, "second__"), re.M)
+
+
+def test_nobody_can_tell_when_leases_end_that_have_no_end(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 20_000)
+    given.request("asking", 24_000)
+    store(client, given)
+    assert why(console, "asking__")["starts_by_ms"] is None
+    assert "start" not in told(console, "asking__")
 
 
 def test_who_waits_for_a_pinned_device(console: Console, client: redis.Redis) -> None:
@@ -99,13 +129,14 @@ def test_who_waits_for_several_devices(console: Console, client: redis.Redis) ->
 
 def test_who_waits_for_those_who_come_first(console: Console, client: redis.Redis) -> None:
     given = Scenario(24_576)
-    given.request("holder", 20_000)
+    given.request("holder", 20_000, ttl_ms=60_000)
     given.request("first", 24_000)
     given.request("asking", 1_000)
     store(client, given)
     found = why(console, "asking__")
     assert (found["reason"], found["blocked_by"], found["place"]) == ("reserved_for", ["first___"], 2)
     assert found["blockers"][0]["state"] == "waiting"
+    assert "with a TTL that ends before those named above start it could use the room until then" in found["advice"]
     assert "blocked by first___ (imajin, 23.4 GiB, normal), which has waited for " in told(console, "asking__")
 
 

@@ -69,6 +69,9 @@ scheduler:
     services:
       imajin.batch: {max_waiting: 5}
       ollama: {}
+    reservations: 1
+    backfill_order: short
+    starve_ms: 0
   memory_file: ./known-log.json
   snapshot_every: 100
   replies_max: 500
@@ -115,6 +118,9 @@ EVERYTHING = Config(
             margin_mib=512,
             max_waiting=50,
             services={"imajin.batch": ServiceConfig(max_waiting=5), "ollama": ServiceConfig()},
+            reservations=1,
+            backfill_order="short",
+            starve_ms=0,
         ),
         memory_file="./known-log.json",
         snapshot_every=100,

@@ -16,9 +16,19 @@ MISTAKES = {
     "key unlike any": ("zzz: 1\n", 1, "unknown key 'zzz'; expected one of gpu, models, scheduler"),
     "field's name": ("gpu:\n  ttl_ms: 1\n", 2, "unknown key 'ttl_ms' in gpu; did you mean 'ttl'?"),
     "policy not known": (
-        "scheduler:\n  policy:\n    preemption: idle\n",
+        "scheduler:\n  policy:\n    quota: idle\n",
         3,
-        "unknown key 'preemption' in scheduler.policy; expected one of head_start_ms, margin_mib",
+        "unknown key 'quota' in scheduler.policy; expected one of head_start_ms, margin_mib, reservations",
+    ),
+    "order of who passes": (
+        "scheduler:\n  policy:\n    backfill_order: long\n",
+        3,
+        "scheduler.policy.backfill_order: 'long' does not fit; expected one of key, short",
+    ),
+    "too many reservations": (
+        "scheduler:\n  policy:\n    reservations: 1025\n",
+        3,
+        "scheduler.policy.reservations: ",
     ),
     "priority": (
         "gpu:\n  priority: urgent\n",

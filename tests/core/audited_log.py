@@ -13,8 +13,7 @@ FACT_TYPES: tuple[str, ...] = ("SchedulerElected", "PolicySet", "DeviceObserved"
 FACT_TYPES += ("SessionLost",)
 FACT_TYPES += ("ClockTicked", "ClockJumped", "VramReclaimed", "SnapshotTaken")
 DECISION_TYPES: tuple[str, ...] = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended")
-DECISION_TYPES += ("LeaseStateChanged",)
-DECISION_TYPES += ("LeaseEnded", "EventRejected")
+DECISION_TYPES += ("LeaseStateChanged", "LeaseEnded", "PromiseMoved", "EventRejected")
 INPUT_TYPES = (*SERVICE_TYPES, "LeaseRevoked", *FACT_TYPES)
 
 

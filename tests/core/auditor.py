@@ -19,9 +19,9 @@ from typing import Any
 from tests.core.audited_log import Audited, Caps, read_log
 
 DAY_MS = 24 * 60 * 60 * 1000
-SHAPE = ("vram_mib", "gpus", "exclusive", "device", "node")
+SHAPE = ("vram_mib", "gpus", "exclusive", "device", "node", "ttl_ms")
 # What makes two requests with one lease_id the same request.
-ESSENCE = (*SHAPE, "service", "priority", "ttl_ms", "wait_ms", "reclaimable", "preemptible", "instance", "session")
+ESSENCE = (*SHAPE, "service", "priority", "wait_ms", "reclaimable", "preemptible", "instance", "session")
 DEFAULTS: dict[str, Any] = {
     "gpus": 1,
     "exclusive": False,
@@ -110,6 +110,7 @@ class Audit:
         self._caps = Caps()
         self._now_ms = 0
         self._fence = 0
+        self._was_deferred = False  # whether the entry before left it to the next to look who may have a place
         for entry in log.inputs:
             if entry.at > log.decided_through:
                 break
@@ -118,8 +119,14 @@ class Audit:
     def _walk(self, entry: Audited) -> None:
         self._now_ms = max(self._now_ms, entry.at[0])
         rejections = [each for each in entry.led_to if each.type == "EventRejected"]
+        deferred, self._was_deferred = self._was_deferred, not rejections and bool(entry.data.get("inputs_follow"))
         if rejections:
+            others = [each for each in entry.led_to if each.type != "EventRejected"]
+            if len(rejections) > 1 or (others and not deferred):
+                self._blame(entry, "is rejected, and yet led to something else")
             self._check_rejected(entry, rejections)
+            for decision in others:
+                self._judge(entry, decision, [])
         elif entry.odd is not None:
             self._blame(entry, f"is {entry.odd}, and was not rejected")
         else:
@@ -139,8 +146,6 @@ class Audit:
         self.problems.append(f"{entry.id} {entry.type or '?'}: {what}")
 
     def _check_rejected(self, entry: Audited, rejections: list[Audited]) -> None:
-        if len(entry.led_to) != 1:
-            self._blame(entry, "is rejected, and yet led to something else")
         data = rejections[0].data
         if data.get("event_id") != entry.id or not data.get("detail"):
             self._blame(entry, "is rejected without its id or a detail")
@@ -396,11 +401,11 @@ class Audit:
                     self._blame(decision, f"says {data['state']}, because of {entry.type}")
                 account.standing = data["state"]
             case "YieldRequested" if entry.type == "LeaseRevoked" and account.standing in ("held", "idle"):
-                account.standing, account.yield_by_ms, account.yield_set_ms = (
-                    "yielding",
-                    data["deadline_ms"],
-                    self._now_ms,
-                )
+                account.standing = "yielding"
+                account.yield_by_ms, account.yield_set_ms = data["deadline_ms"], self._now_ms
+            case "PromiseMoved" if account.standing == "waiting":
+                if data["starts_by_ms"] is not None and data["starts_by_ms"] <= data["was_ms"]:
+                    self._blame(decision, f"moves a promise from {data['was_ms']} to {data['starts_by_ms']}")
             case _:
                 self._blame(
                     decision, f"changes {data['lease_id']}, which is {account.standing}, because of {entry.type}"

@@ -1,4 +1,4 @@
-"""The logs under tests/golden: four stories, recorded once, whose decisions must come out the same for ever.
+"""The logs under tests/golden: five stories, recorded once, whose decisions must come out the same for ever.
 
 A change of the core that decides otherwise makes `test_golden` fail. If it is meant, raise `CORE_VERSION` and record
 them anew, in the same commit: `scripts/golden`, which is `python -m tests.core.golden_logs`.
@@ -10,9 +10,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from gpuboss.core import snapshot
 from gpuboss.core.machine import CORE_VERSION
-from gpuboss.events import LeaseReleased, LeaseRequested, LeaseRevoked, SchedulerElected
+from gpuboss.events import ClockTicked, LeaseReleased, LeaseRequested, LeaseRevoked, SchedulerElected
 from gpuboss.jsonl import to_line
 from gpuboss.log import Entry
 from tests.core import hostile
@@ -141,7 +143,37 @@ def gangs() -> Scenario:
     return log
 
 
-STORIES: dict[str, Callable[[], Scenario]] = {story.__name__: story for story in (basic, priorities, faults, gangs)}
+def reservations() -> Scenario:
+    """Promises made, kept, moved and taken back; who passes and who may not; renewals that would void one; a drain."""
+    log = Scenario(24_576, 24_576)
+    log.happens(replace(policy(), reservations=2, starve_ms=5_000))
+    log.request("holds-0", 20_000, device="cuda:0", ttl_ms=10_000)
+    log.request("holds-1", 20_000, device="cuda:1", ttl_ms=20_000)
+    log.request("large", 22_000)
+    log.request("passes", 2_000, ttl_ms=9_000)
+    log.request("too-long", 4_000, device="cuda:0", ttl_ms=10_001)
+    log.request("left-over", 2_576, device="cuda:0")
+    log.says(renewed("holds-0", 10_001))
+    log.says(renewed("holds-1", 15_000))
+    log.request("first", 22_000, priority="high", device="cuda:0")
+    log.happens(ClockTicked(log.now_ms, inputs_follow=True))
+    log.now_ms += 10_000
+    log.happens(ClockTicked(log.now_ms, inputs_follow=True))
+    log.release("holds-1")
+    log.happens(replace(policy(), backfill_order="short", starve_ms=5_000))
+    log.request("gang", 24_576, gpus=2)
+    log.request("long", 1_000, ttl_ms=500)
+    log.request("short", 1_000, ttl_ms=400)
+    log.tick(after_ms=5_000)
+    log.request("late", 1, ttl_ms=1)
+    for name in ("first", "large", "passes", "left-over", "too-long"):
+        log.release(name)
+    log.device(1, 24_576, foreign_mib=1_000)
+    return log
+
+
+TOLD = (basic, priorities, faults, gangs, reservations)
+STORIES: dict[str, Callable[[], Scenario]] = {story.__name__: story for story in TOLD}
 
 
 def record() -> None:

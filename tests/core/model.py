@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from tests.core.model_plan import Plan
 from tests.core.model_room import ALIVE, Case, Room
 
 DAY_MS = 24 * 60 * 60 * 1000
@@ -25,10 +26,12 @@ DEFAULTS: dict[str, Any] = {
     "instance": None,
     "session": None,
 }
+# What holds where a policy does not say.
+RULES: dict[str, Any] = {"reservations": 4, "starve_ms": 1_800_000, "backfill_order": "key"}
 FACTS: tuple[str, ...] = ("SchedulerElected", "PolicySet", "DeviceObserved", "DeviceLost", "LeaseObserved")
 FACTS += ("SessionLost", "ClockTicked", "ClockJumped", "VramReclaimed", "SnapshotTaken")
 DECISIONS: tuple[str, ...] = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended", "LeaseStateChanged")
-DECISIONS += ("LeaseEnded", "EventRejected")
+DECISIONS += ("LeaseEnded", "PromiseMoved", "EventRejected")
 
 
 class Answer(NamedTuple):
@@ -56,13 +59,15 @@ class Model:
     def __init__(self) -> None:
         self.now_ms = 0
         self.epoch = self.seq = self.fence = self.arrivals = 0
-        self.lock_delay_ms = 60_000
         self.head_start_ms = {"low": 0, "normal": 900_000, "high": 3_600_000}
         self.max_waiting: int | None = 10_000
         self.max_waiting_of: dict[str, int] = {}
         self.devices: dict[str, dict[str, Any]] = {}
         self.cases: dict[str, Case] = {}
         self.room = Room(self.devices, self.cases)
+        self.rules = RULES | {"lock_delay_ms": 60_000}
+        self.plan = Plan(self.room, self.rules)
+        self.defers = False  # whether places are looked for with the next entry only
         self.lost: dict[tuple[str, str], int] = {}
         self._cause = ""
         self._answers: list[Answer] = []
@@ -79,13 +84,15 @@ class Model:
             elif type_name in DECISIONS:
                 return []
         self._advance(int(entry_id.split("-")[0]))
+        self.defers = False
         if expected is not None:
             self._reject(expected)
-            return self._answers
-        if type_name == "LeaseRevoked" and (data.get("epoch"), data.get("seq")) == (self.epoch, self.seq + 1):
-            self.seq += 1
-        getattr(self, f"on_{type_name}")(data)
-        self._pass()
+        else:
+            if type_name == "LeaseRevoked" and (data.get("epoch"), data.get("seq")) == (self.epoch, self.seq + 1):
+                self.seq += 1
+            getattr(self, f"on_{type_name}")(data)
+        if not self.defers:
+            self._pass()
         return self._answers
 
     def queue(self) -> list[Case]:
@@ -122,15 +129,16 @@ class Model:
         case.final = self._say("LeaseDenied", case, reason=reason)
 
     def _end(self, case: Case, reason: str) -> None:
-        lingers = [key for key in case.devices if self.lock_delay_ms > 0 or not self.devices[key]["simulated"]]
+        lingers = [key for key in case.devices if self.rules["lock_delay_ms"] > 0 or not self.devices[key]["simulated"]]
         freed = reason in ("released", "yielded") or not lingers
         case.is_, case.over_ms = "over" if freed else "reclaiming", self.now_ms
+        case.reclaiming_ms = self.now_ms
         case.final = self._say("LeaseEnded", case, reason=reason, freed=freed)
 
     def _grant(self, case: Case, devices: list[str]) -> None:
         self.fence += 1
         asked, now_ms = case.asked, self.now_ms
-        case.is_, case.devices, case.aim = "held", devices, None
+        case.is_, case.devices = "held", devices
         case.expires_ms = None if asked["ttl_ms"] is None else now_ms + asked["ttl_ms"]
         case.expiry_set_ms = now_ms
         abouts = [self.devices[key] for key in devices]
@@ -150,24 +158,47 @@ class Model:
         case.granted = answer.data
 
     def _pass(self) -> None:
-        """Everyone in order: whoever has a place gets it, and the first of a shape that has none keeps one free."""
-        kept: list[str] = []
+        """Everyone in order: whoever has an admitted place gets it, and for those who have none one is kept."""
+        before = self.plan
+        while self._walk(before):
+            pass
+        self._keep_promises()
+
+    def _walk(self, before: Plan) -> bool:
+        """One walk along the queue. `short`: of those who pass somebody only the shortest gets its place, and then all
+        is walked again."""
+        self.plan = plan = Plan(self.room, self.rules, before)
         failed = []
+        passing: list[tuple[float, Case, list[str]]] = []
         for case in self.queue():
-            if case.shape in failed:
+            if case.shape in failed or any(case.shape == other.shape for _, other, _ in passing):
                 continue
-            if all(key in kept for key in self.devices):
-                return
             able = self.room.able(case.asked)
-            allowed = [key for key in able if key not in kept]
-            devices = self.room.best(case.asked, allowed)
-            if devices is not None:
+            devices = self.room.best(case.asked, [key for key in able if plan.admits(case.asked, key, self.now_ms)])
+            if devices is None:
+                failed.append(case.shape)
+                plan.keep(case, able)
+            elif self.rules["backfill_order"] == "short" and plan.kept:
+                passing.append((case.asked["ttl_ms"] or float("inf"), case, devices))
+            else:
                 self._grant(case, devices)
-                continue
-            failed.append(case.shape)
-            if case.aim is None or not all(key in able and self.devices[key]["healthy"] for key in case.aim):
-                case.aim = self.room.nearest(case.asked, allowed)
-            kept += case.aim or []
+        if passing:
+            self._grant(*min(passing, key=lambda each: each[0])[1:])  # of equally short ones the first in the queue
+        return bool(passing)
+
+    def _keep_promises(self) -> None:
+        """Who was promised a start has one by then, or is told; only the first is promised one anew."""
+        first = self.plan.kept[0] if self.plan.kept else None
+        order = [kept.case for kept in self.plan.before]
+        for case in order:
+            kept, was_ms = self.plan.of(case), case.promised_ms
+            if was_ms is not None and case.is_ == "waiting":
+                start_ms = None if kept is None else kept.start_ms
+                if start_ms is None or start_ms > was_ms:
+                    case.promised_ms = start_ms if kept is first else None
+                    self._say("PromiseMoved", case, starts_by_ms=case.promised_ms, was_ms=was_ms)
+        if first is not None:
+            first.case.promised_ms = first.start_ms
 
     # ------------------------------------------------------------ facts
 
@@ -201,6 +232,10 @@ class Model:
                 self._deny(case, "timeout")
             elif case.is_ in ALIVE:
                 self._end(case, "expired" if kind == 0 else "revoked")
+        hopeless = self.plan.unpromised
+        if hopeless is not None and hopeless.is_ == "waiting" and hopeless.starves_ms <= self.now_ms:
+            hopeless.starves = True
+        self.defers = data.get("inputs_follow", False)
 
     def on_ClockJumped(self, data: dict[str, Any]) -> None:
         """What was set before moves along."""
@@ -212,6 +247,10 @@ class Model:
                 case.yield_by_ms = max(0, case.yield_by_ms + delta_ms)
             if case.wait_until_ms is not None and case.submitted_ms < from_ms:
                 case.wait_until_ms = max(0, case.wait_until_ms + delta_ms)
+            if case.submitted_ms < from_ms:
+                case.starves_ms = max(0, case.starves_ms + delta_ms)
+            if case.is_ == "reclaiming" and case.reclaiming_ms < from_ms:
+                case.reclaiming_ms = max(0, case.reclaiming_ms + delta_ms)
 
     def on_SchedulerElected(self, data: dict[str, Any]) -> None:
         """Its stamp was counted; there is nothing else to it."""
@@ -225,7 +264,8 @@ class Model:
 
     def on_PolicySet(self, data: dict[str, Any]) -> None:
         """Those who wait keep their keys."""
-        self.lock_delay_ms, self.head_start_ms = data["lock_delay_ms"], data["head_start_ms"]
+        self.head_start_ms = data["head_start_ms"]
+        self.rules |= RULES | {name: data[name] for name in self.rules if name in data}
         self.max_waiting = data.get("max_waiting")
         self.max_waiting_of = {name: rules["max_waiting"] for name, rules in data.get("services", {}).items()}
 
@@ -246,9 +286,6 @@ class Model:
                 self._end(case, "device_lost")
             elif not case.devices:
                 case.is_ = "over"
-        for case in self.queue():
-            if key in (case.aim or ()):
-                case.aim = None
         del self.devices[key]
         self._deny_impossible()
 
@@ -290,6 +327,7 @@ class Model:
         others = [case for case in self.queue() if case.asked["service"] == asked["service"]]
         self.arrivals += 1
         case = Case(asked, self.arrivals, key, self.now_ms, wait_until_ms)
+        case.starves_ms = self.now_ms + self.rules["starve_ms"]
         self.cases[asked["lease_id"]] = case
         if (asked["service"], asked["session"]) in self.lost:
             self._deny(case, "session_lost")
@@ -338,7 +376,9 @@ class Model:
     def on_LeaseRenewed(self, data: dict[str, Any]) -> None:
         """A lease goes on."""
         case = self._lease_of(data)
-        if case is not None:
+        if case is not None and self.plan.voids(case, self.now_ms + data["ttl_ms"]):
+            self._refuse("reserved", data, case.asked)
+        elif case is not None:
             case.expires_ms, case.expiry_set_ms = self.now_ms + data["ttl_ms"], self.now_ms
             self._say("LeaseExtended", case, expires_at_ms=case.expires_ms)
 

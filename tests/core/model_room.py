@@ -21,7 +21,10 @@ class Case:
     submitted_ms: int
     wait_until_ms: int | None
     is_: str = "waiting"
-    aim: list[str] | None = None  # the devices kept free for it
+    starves_ms: int = 0
+    starves: bool = False
+    promised_ms: int | None = None
+    reclaiming_ms: int = 0
     devices: list[str] = field(default_factory=list)
     expires_ms: int | None = None
     expiry_set_ms: int = 0
@@ -34,7 +37,7 @@ class Case:
     @property
     def shape(self) -> tuple[Any, ...]:
         """What decides where it fits."""
-        return tuple(self.asked[name] for name in ("vram_mib", "gpus", "exclusive", "device", "node"))
+        return tuple(self.asked[name] for name in ("vram_mib", "gpus", "exclusive", "device", "node", "ttl_ms"))
 
 
 class Room:

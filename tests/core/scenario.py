@@ -39,6 +39,7 @@ from gpuboss.events import (
     LeaseRevoked,
     LeaseStateChanged,
     PolicySet,
+    PromiseMoved,
     SchedulerElected,
     ServiceRules,
     SessionLost,
@@ -318,6 +319,10 @@ def _in_words(decision: Decision, now_ms: int) -> str:
             return f"ended {_short(decision.lease_id)}: {decision.reason}, {freed}"
         case YieldRequested():
             return f"asked back {_short(decision.lease_id)} within {decision.deadline_ms - now_ms} ms"
+        case PromiseMoved(starts_by_ms=None):
+            return f"promised {_short(decision.lease_id)} nothing any more"
+        case PromiseMoved(starts_by_ms=starts_by_ms):
+            return f"promised {_short(decision.lease_id)} a start in {(starts_by_ms or 0) - now_ms} ms"
         case LeaseExtended():
             return f"extended {_short(decision.lease_id)} by {decision.expires_at_ms - now_ms} ms"
         case LeaseStateChanged():

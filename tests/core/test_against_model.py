@@ -43,6 +43,11 @@ moments = st.sampled_from(MOMENTS_MS)
 ttls = st.sampled_from((1, 100, 1_000))
 mostly = st.sampled_from((True, True, True, True, True, True, False))
 caps = st.sampled_from((None, None, 1, 2, 5))
+RULES: dict[str, Any] = {
+    "reservations": st.sampled_from((0, 1, 2, 4)),
+    "backfill_order": st.sampled_from(("key", "short")),
+    "starve_ms": st.sampled_from((0, 50, 1_000, 1_800_000)),
+}
 NOBODY = 12
 back = st.integers(0, NOBODY)  # which request is meant, counted back from the newest
 
@@ -57,10 +62,10 @@ class AgainstModel(RuleBasedStateMachine):
         self.unread = 0  # how many more entries the scheduler leaves unread
         self.agreed = True
 
-    @initialize(sizes=st.sampled_from(FARMS), lock_delay=st.sampled_from((0, 60_000)), most=caps)
-    def begin(self, sizes: tuple[int, ...], lock_delay: int, most: int | None) -> None:
+    @initialize(sizes=st.sampled_from(FARMS), lock_delay=st.sampled_from((0, 60_000)), most=caps, **RULES)
+    def begin(self, sizes: tuple[int, ...], lock_delay: int, most: int | None, **rules: Any) -> None:
         self.happens(SchedulerElected("first", "0", 1, "log-1"))
-        self.happens(policy(lock_delay, most))
+        self.happens(replace(policy(lock_delay, most), **rules))
         for number, size in enumerate(sizes):
             self.happens(observed(number, size))
 
@@ -167,10 +172,10 @@ class AgainstModel(RuleBasedStateMachine):
     def lose_device(self, number: int, node: str) -> None:
         self.happens(DeviceLost(node, f"cuda:{number}"))
 
-    @rule(after_ms=moments)
-    def tick(self, after_ms: int) -> None:
+    @rule(after_ms=moments, at_once=mostly)
+    def tick(self, after_ms: int, at_once: bool) -> None:
         self.log.now_ms += after_ms
-        self.happens(ClockTicked(self.log.now_ms))
+        self.happens(ClockTicked(self.log.now_ms, inputs_follow=not at_once))
 
     @rule(after_ms=moments)
     def pause(self, after_ms: int) -> None:
@@ -186,9 +191,11 @@ class AgainstModel(RuleBasedStateMachine):
         self.log.now_ms += max(0, delta_ms)
         self.happens(ClockJumped(f"{self.log.now_ms - back_ms}-0", delta_ms))
 
-    @rule(lock_delay=st.sampled_from((0, 60_000)), high=st.sampled_from((0, 100, 3_600_000)), most=caps, own=caps)
-    def set_policy(self, lock_delay: int, high: int, most: int | None, own: int | None) -> None:
-        self.happens(policy(lock_delay, most, {} if own is None else {"imajin": own}, high=high))
+    @rule(
+        lock_delay=st.sampled_from((0, 60_000)), high=st.sampled_from((0, 100, 3_600_000)), most=caps, own=caps, **RULES
+    )
+    def set_policy(self, lock_delay: int, high: int, most: int | None, own: int | None, **rules: Any) -> None:
+        self.happens(replace(policy(lock_delay, most, {} if own is None else {"imajin": own}, high=high), **rules))
 
     @rule(name=st.sampled_from(tuple(hostile.ALL)))
     def attack(self, name: str) -> None:
@@ -219,7 +226,7 @@ class AgainstModel(RuleBasedStateMachine):
         places = explain_first(state)
         for number, (lease_id, why) in enumerate(places.items(), start=1):
             assert why.place == number
-            if why.reason == "reserved_for":
+            if why.reason in ("reserved_for", "draining"):
                 assert why.blocked_by
                 assert all(places[blocker].place < number for blocker in why.blocked_by)
             else:

@@ -20,6 +20,7 @@ from gpuboss.events import (
     LeaseRequested,
     LeaseRevoked,
     LeaseStateChanged,
+    PromiseMoved,
     SchedulerElected,
     YieldRequested,
 )
@@ -130,6 +131,10 @@ def change(log: Liar, event: Any, decision: Any, **fields: Any) -> str:
     return log.stamp(decision(padded("a"), "imajin", cause=cause, **fields))
 
 
+def moved(log: Liar, cause: str, starts_by_ms: int | None, was_ms: int) -> str:
+    return log.stamp(PromiseMoved(padded("a"), "imajin", starts_by_ms, was_ms, cause=cause))
+
+
 TRUTHS: dict[str, Callable[[Liar], object]] = {
     "a lease held and released": lambda log: (log.held("a"), log.end(log.release("a"), "a", "released")),
     "a request denied": lambda log: log.deny(log.ask("a", 99_999), "a", "impossible"),
@@ -153,6 +158,15 @@ TRUTHS: dict[str, Callable[[Liar], object]] = {
         change(log, LeaseIdled(padded("a"), "imajin"), LeaseStateChanged, state="idle"),
     ),
     "a full device": lambda log: (log.held("a", 24_576), log.ask("b")),
+    "a promise put off": lambda log: moved(log, log.ask("a"), 7, 5),
+    "a promise taken back": lambda log: moved(log, log.ask("a"), None, 5),
+    "a place left to an entry that is rejected": lambda log: (
+        log.ask("a"),
+        log.stamp(ClockTicked(log.now_ms, inputs_follow=True)),
+        cause := log.append(b"x"),
+        log.reject(cause, "malformed"),
+        log.grant(cause, "a"),
+    ),
 }
 
 LIES: dict[str, tuple[str, Callable[[Liar], object]]] = {
@@ -287,6 +301,8 @@ LIES: dict[str, tuple[str, Callable[[Liar], object]]] = {
             change(log, LeaseIdled(padded("a"), "imajin"), LeaseStateChanged, state="idle"),
         ),
     ),
+    "a promise that moved ahead": ("moves a promise from 7 to 5", lambda log: moved(log, log.ask("a"), 5, 7)),
+    "a promise to a holder": ("which is held", lambda log: moved(log, log.held("a"), 7, 5)),
     "an id used for something else": ("other fields", lambda log: (log.held("a"), log.ask("a", 1))),
     "an odd entry passed over": ("not rejected", lambda log: log.append(b"type", b"LeaseRequested")),
     "an unknown type passed over": ("not rejected", lambda log: log.append(b"type", b"Nonsense", b"data", b"{}")),

@@ -89,14 +89,89 @@ def test_the_next_deadline_is_the_one_that_still_holds():
     scenario = Scenario(24_576)
     assert scenario.state.next_timer() is None
     scenario.request("a", 24_576, ttl_ms=50)
-    scenario.request("b", 24_576, wait_ms=500)
     assert scenario.state.next_timer() == Timer(START_MS + 50, TimerKind.LEASE_EXPIRY, padded("a"))
     scenario.says(renewed("a", 1_000))
+    scenario.request("b", 24_576, wait_ms=500)
     assert scenario.state.next_timer() == Timer(START_MS + 500, TimerKind.WAIT_TIMEOUT, padded("b"))
     scenario.release("b")
     assert scenario.state.next_timer() == Timer(START_MS + 1_000, TimerKind.LEASE_EXPIRY, padded("a"))
     scenario.release("a")
     assert scenario.state.next_timer() is None
+
+
+def test_who_waits_behind_leases_without_an_end_starves_at_a_deadline_of_its_own():
+    scenario = Scenario(24_576)
+    scenario.request("a", 10_000)
+    scenario.request("b", 24_576)
+    scenario.request("c", 20_000)
+    assert scenario.state.next_timer() == Timer(START_MS + 1_800_000, TimerKind.STARVATION, padded("b"))
+    scenario.release("b")
+    assert scenario.state.next_timer() == Timer(START_MS + 1_800_000, TimerKind.STARVATION, padded("c"))
+    scenario.says(renewed("a", 1_000))  # now it has an end
+    assert scenario.state.next_timer() == Timer(START_MS + 1_000, TimerKind.LEASE_EXPIRY, padded("a"))
+    scenario.release("a")
+    assert scenario.state.next_timer() is None
+
+
+def test_who_times_out_at_the_ms_at_which_it_starves_is_gone():
+    scenario = Scenario(24_576)
+    scenario.request("a", 10_000)
+    scenario.request("b", 24_576, wait_ms=1_800_000)
+    assert scenario.tick(after_ms=1_800_000) == ["denied b: timeout"]
+
+
+def test_who_starves_later_because_another_came_before_it_starves_none_the_less():
+    scenario = Scenario(24_576)
+    scenario.request("a", 10_000)
+    scenario.request("b", 24_576)
+    scenario.request("first", 24_575, priority="high", wait_ms=2_000_000)
+    assert scenario.tick(after_ms=1_900_000) == []
+    assert scenario.tick(after_ms=100_000) == ["denied first: timeout"]
+    assert scenario.tick() == []
+    assert scenario.request("c", 1) == [], "the device is being emptied for `b`"
+    assert scenario.release("a")[1:] == ["granted b on cuda:0"]
+
+
+def test_a_jump_moves_the_time_at_which_somebody_starves():
+    scenario = Scenario(24_576)
+    scenario.request("a", 10_000)
+    scenario.request("b", 24_576)
+    scenario.now_ms += 3_600_000
+    scenario.happens(jumped(scenario.now_ms, 3_600_000))
+    later_ms = START_MS + 3_600_000 + 1_800_000
+    assert scenario.state.next_timer() == Timer(later_ms, TimerKind.STARVATION, padded("b"))
+
+
+def test_a_tick_may_leave_it_to_the_entry_behind_it_to_look_for_places():
+    for behind in (
+        lambda scenario: scenario.release("b"),
+        lambda scenario: scenario.writes(b"Nonsense", b"{}"),
+        lambda scenario: scenario.forges(ClockTicked(5), 1, 99),
+        lambda scenario: scenario.request("other", 24_576),
+    ):
+        scenario = Scenario(24_576)
+        scenario.request("a", 10_000, ttl_ms=50)
+        scenario.request("b", 1, device="cuda:0")
+        scenario.request("c", 24_000, wait_ms=1_000)
+        scenario.request("d", 20_000)
+        scenario.now_ms += 50
+        tick = ClockTicked(scenario.now_ms, inputs_follow=True)
+        assert scenario.happens(tick) == ["ended a: expired, freed"]
+        scenario.restart()
+        assert behind(scenario)[-1] in ("granted c on cuda:0", "granted d on cuda:0")
+
+
+def test_what_expires_and_what_is_given_back_at_one_ms_is_lent_out_in_one_go():
+    for inputs_follow, who in ((True, "large"), (False, "small")):
+        scenario = Scenario(24_576)
+        scenario.request("a", 12_000, ttl_ms=50)
+        scenario.request("b", 12_000, ttl_ms=90)
+        scenario.request("large", 24_576)  # by 90 ms
+        scenario.request("small", 12_576, ttl_ms=40)
+        scenario.now_ms += 50
+        scenario.happens(ClockTicked(scenario.now_ms, inputs_follow=inputs_follow))
+        scenario.release("b")
+        assert scenario.state.ledger.leases.keys() == {padded(who)}
 
 
 def test_what_is_being_reclaimed_has_no_deadline():
@@ -115,7 +190,7 @@ def jumped_ahead_by_an_hour() -> Scenario:
     scenario.request("waits", 24_576, wait_ms=1_000, device="cuda:0")
     scenario.now_ms += 3_600_000
     scenario.request("after", 4_000, ttl_ms=1_000, device="cuda:1")
-    assert scenario.happens(jumped(scenario.now_ms, 3_600_000)) == []
+    assert scenario.happens(jumped(scenario.now_ms, 3_600_000)) == ["promised waits a start in 1000 ms"]
     return scenario
 
 

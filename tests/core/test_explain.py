@@ -1,16 +1,17 @@
 """Why somebody waits: the place in the queue, the reason, who stands in the way, and the numbers."""
 
 import pytest
+from msgspec.structs import replace
 
 from gpuboss.core.explain import EXPLAINED_MAX, explain, explain_first
 from gpuboss.core.projections import queue_rows
-from tests.core.scenario import Scenario, padded
+from tests.core.scenario import START_MS, Scenario, padded, policy
 
 
 def why(scenario: Scenario, name: str) -> tuple[int, str, list[str]]:
     """Place, reason and blockers, with short names."""
     found = explain(scenario.state, scenario.state.waitlist.by_id[padded(name)])
-    assert explain_first(scenario.state)[padded(name)] == found
+    assert explain_first(scenario.state)[padded(name)] == replace(found, starts_by_ms=None, is_promise=False)
     return found.place, found.reason, [lease_id.rstrip("_") for lease_id in found.blocked_by]
 
 
@@ -61,21 +62,57 @@ def test_not_enough_devices_at_once():
 
 def test_room_that_is_kept_for_who_comes_first():
     scenario = Scenario(24_576)
-    scenario.request("a", 10_000)
+    scenario.request("a", 10_000, ttl_ms=1_000)
     scenario.request("large", 24_576)
     scenario.request("small", 1)
     assert why(scenario, "large") == (1, "no_room", ["a"])
     assert why(scenario, "small") == (2, "reserved_for", ["large"])
 
 
-def test_all_who_keep_something_free_are_named_in_their_order():
+def test_all_for_whom_something_is_kept_are_named_in_their_order():
     scenario = Scenario(24_576, 24_576)
-    scenario.request("a", 1_000, device="cuda:0")
-    scenario.request("b", 1_000, device="cuda:1")
+    scenario.request("a", 1_000, device="cuda:0", ttl_ms=1_000)
+    scenario.request("b", 1_000, device="cuda:1", ttl_ms=1_000)
     scenario.request("zz", 24_576, device="cuda:1")
     scenario.request("yy", 24_576, device="cuda:0")
     scenario.request("small", 1)
     assert why(scenario, "small") == (3, "reserved_for", ["zz", "yy"])
+
+
+def test_devices_that_are_emptied_for_who_starved():
+    scenario = Scenario(24_576)
+    scenario.happens(replace(policy(), starve_ms=100))
+    scenario.request("a", 1_000)
+    scenario.request("large", 24_576)
+    scenario.tick(after_ms=100)
+    scenario.request("small", 1)
+    assert why(scenario, "large") == (1, "no_room", ["a"])
+    assert why(scenario, "small") == (2, "draining", ["large"])
+
+
+def estimate(scenario: Scenario, name: str) -> tuple[int | None, bool]:
+    """In how many ms of the beginning it starts, and whether that is promised."""
+    found = explain(scenario.state, scenario.state.waitlist.by_id[padded(name)])
+    return None if found.starts_by_ms is None else found.starts_by_ms - START_MS, found.is_promise
+
+
+def test_the_first_is_promised_a_start_and_the_others_are_told_a_guess():
+    scenario = Scenario(24_576)
+    scenario.request("a", 10_000, ttl_ms=1_000)
+    scenario.request("b", 10_000, ttl_ms=2_000)
+    scenario.request("first", 24_576)
+    scenario.request("second", 10_000)
+    scenario.request("third", 24_576, device="cuda:0")
+    assert estimate(scenario, "first") == (2_000, True)
+    assert estimate(scenario, "second") == (1_000, False)
+    assert estimate(scenario, "third") == (2_000, False)
+
+
+def test_who_waits_for_a_lease_without_an_end_is_told_no_time():
+    scenario = Scenario(24_576)
+    scenario.request("a", 10_000)
+    scenario.request("b", 24_576)
+    assert estimate(scenario, "b") == (None, False)
 
 
 def test_no_device_is_known_yet():

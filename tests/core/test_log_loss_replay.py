@@ -150,7 +150,7 @@ def assert_sums_hold(scenario: Lossy) -> None:
     for device in ledger.devices.values():
         on_it = [lease for lease in ledger.leases.values() if device in lease.devices]
         assert device.charged_mib == sum(lease.request.vram_mib for lease in on_it)
-        assert device.leases == len(on_it)
+        assert device.leases == {lease.request.lease_id: lease for lease in on_it}
         assert device.free_mib == device.capacity_mib - device.charged_mib
     assert not ledger.leases.keys() & scenario.state.waitlist.by_id.keys()
 

@@ -50,7 +50,7 @@ class Traffic:
         self.random = Random(seed)
         self.asked: list[LeaseRequested] = []
         self.log.stamp(SchedulerElected("first", "0", 1, "log-1"))
-        self.log.stamp(policy(self.random.choice((0, 0, 5_000))))
+        self._set_policy()
         for node, number, total_mib in DEVICES[: self.random.randint(1, len(DEVICES))]:
             self.log.stamp(observed(number, total_mib, node))
 
@@ -116,7 +116,7 @@ class Traffic:
         self.log.append_hostile(fields, rejection)
 
     def _tick(self) -> None:
-        self.log.stamp(ClockTicked(self.log.now_ms))
+        self.log.stamp(ClockTicked(self.log.now_ms, inputs_follow=self.random.random() < 0.2))
 
     def _revoke(self) -> None:
         event = LeaseRevoked(self._recent().lease_id, "maintenance", "root", self.random.choice((0, 100)))
@@ -156,7 +156,13 @@ class Traffic:
             self.log.take_snapshot()
 
     def _set_policy(self) -> None:
-        most, own = self.random.choice((None, 3, 10)), self.random.choice((None, 1, 20))
+        draw = self.random.choice
+        most, own = draw((None, 3, 10)), draw((None, 1, 20))
         services = {} if own is None else {"imajin": own}
-        high_ms = self.random.choice((0, 1_000, 3_600_000))
-        self.log.stamp(policy(self.random.choice((0, 5_000)), most, services, high=high_ms))
+        rules: dict[str, Any] = {
+            "reservations": draw((0, 1, 1, 2, 4, 4)),
+            "backfill_order": draw(("key", "key", "short")),
+            "starve_ms": draw((0, 200, 2_000, 1_800_000)),
+        }
+        lock_delay_ms, high_ms = draw((0, 0, 5_000)), draw((0, 1_000, 3_600_000))
+        self.log.stamp(replace(policy(lock_delay_ms, most, services, high=high_ms), **rules))
