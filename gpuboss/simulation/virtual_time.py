@@ -2,7 +2,8 @@
 
 What decides is `machine.step`, as in the scheduler. At one ms ticks come first (an expiry is decided before the inputs
 of its ms), then facts, then submissions in the order of the jobs, then requests that are taken back, and last what
-holders do, in the order in which their leases were granted. So the same jobs give the same log, byte for byte.
+holders do, in the order in which their leases were granted. So the same jobs give the same log, byte for byte. What
+expires at one ms is free for the first input of that ms, and who waits is looked at once for both.
 """
 
 from __future__ import annotations
@@ -34,6 +35,19 @@ Keep = Callable[[str, list[bytes]], None]
 EPOCH = 1
 _FACT, _SUBMISSION, _WITHDRAWAL, _HOLDER = range(4)  # the order of the inputs at one ms
 _END = (MS_MAX, _FACT)  # as far as the log's clock goes
+
+
+class Ties(NamedTuple):
+    """What comes first at one ms. Anything but the defaults is wrong: it is there to see what the order is worth."""
+
+    expiries_first: bool = True
+    submissions_first: bool = True  # before the releases
+    by_grant: bool = True  # releases in the order of the grants, not of the jobs
+
+
+RIGHT_TIES = Ties()
+
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -98,13 +112,14 @@ def run(
     *,
     keep: Keep | None = None,
     watched: Callable[[Iterator[int]], Iterator[int]] = iter,
+    ties: Ties = RIGHT_TIES,
 ) -> Schedule:
     """What becomes of these jobs under these facts: the rules and the devices, in the order of their time.
 
     `keep` is called with each entry of the made-up log, its id and its fields. `watched` is handed the submissions
     and gives them back one by one: whoever wants to show how far this is can count them.
     """
-    simulation = _Simulation(jobs, facts, keep)
+    simulation = _Simulation(jobs, facts, keep, ties)
     for index in watched(iter(sorted(range(len(jobs)), key=lambda index: jobs[index].submit_ms))):
         simulation.submit(index)
     simulation.finish()
@@ -112,7 +127,9 @@ def run(
 
 
 class _Simulation:
-    def __init__(self, jobs: Sequence[Job], facts: Sequence[Fact], keep: Keep | None) -> None:
+    def __init__(self, jobs: Sequence[Job], facts: Sequence[Fact], keep: Keep | None, ties: Ties) -> None:
+        self._ties = ties
+        self._holder = _HOLDER if ties.submissions_first else _FACT
         self.outcomes = [Outcome() for _ in jobs]
         self._jobs = jobs
         self._index_of = {job.request.lease_id: index for index, job in enumerate(jobs)}
@@ -146,15 +163,20 @@ class _Simulation:
         while True:
             at_ms, kind = min(self._agenda[0][:2], until) if self._agenda else until
             timer = self._log.state.next_timer()
-            if timer is not None and timer.deadline_ms <= at_ms:
-                self._hear(self._log.stamp(timer.deadline_ms, ClockTicked(timer.deadline_ms)))
+            if self._log.state.look_is_due and at_ms > self.now_ms:
+                self._tick(self.now_ms)  # whoever was to be heard at this ms had nothing to say any more
+            elif timer is not None and timer.deadline_ms < at_ms + self._ties.expiries_first:
+                self._tick(timer.deadline_ms, inputs_follow=timer.deadline_ms == at_ms)
             elif (at_ms, kind) < until:
                 self._do(heapq.heappop(self._agenda))
             else:
                 return
 
+    def _tick(self, at_ms: int, inputs_follow: bool = False) -> None:
+        self._hear(self._log.stamp(at_ms, ClockTicked(at_ms, inputs_follow)))
+
     def _do(self, due: _Due) -> None:
-        if due.kind == _FACT:
+        if due.job < 0:
             self._hear(self._log.stamp(due.at_ms, due.event))
             return
         outcome = self.outcomes[due.job]
@@ -180,7 +202,8 @@ class _Simulation:
         if job.hold_ms is not None:
             said.append((job.hold_ms, LeaseReleased(granted.lease_id, granted.service)))
         for number, (after_ms, event) in enumerate(said):
-            self._plan(granted.granted_at_ms + after_ms, _HOLDER, self._grants, number, event, index)
+            order = self._grants if self._ties.by_grant else index
+            self._plan(granted.granted_at_ms + after_ms, self._holder, order, number, event, index)
 
     def _plan(self, at_ms: int, kind: int, order: int, number: int, event: Event, index: int) -> None:
         heapq.heappush(self._agenda, _Due(at_ms, kind, order, number, event, index))

@@ -86,7 +86,7 @@ def test_what_is_said_of_a_lease_is_said_as_long_after_its_grant() -> None:
 def test_a_lease_that_nobody_gives_back_is_held_at_the_end() -> None:
     schedule = simulated([asks("a", 0, 100, None), asks("b", 1, 100, 1), asks("late", 90, 1, 1)], 100)
     assert became(schedule) == {"a": (0, None, ""), "b": (None, None, ""), "late": (None, None, "")}
-    assert schedule.until_ms == 90
+    assert schedule.until_ms == 1 + 1_800_000, "the last that is decided: `b` starves"
 
 
 def test_an_expiry_is_decided_before_the_inputs_of_its_ms() -> None:
@@ -95,8 +95,21 @@ def test_an_expiry_is_decided_before_the_inputs_of_its_ms() -> None:
         asks("waits", 5, 100, 3, priority="low"),
         asks("comes", 10, 100, 1, priority="high"),
     ]
-    granted = {name: at_ms for name, (at_ms, _, _) in became(simulated(jobs, 100)).items()}
-    assert granted == {"a": 0, "waits": 10, "comes": 13}
+    log: list[Entry] = []
+    granted = {name: at_ms for name, (at_ms, _, _) in became(simulated(jobs, 100, log=log)).items()}
+    assert granted == {"a": 0, "comes": 10, "waits": 11}, "who waits is looked at once for both"
+    at_10 = [entry.fields[1].decode() for entry in log if entry.id.startswith("10-")]
+    assert at_10[:4] == ["ClockTicked", "LeaseEnded", "LeaseRequested", "LeaseGranted"]
+
+
+def test_who_waits_is_looked_at_also_where_nobody_has_anything_to_say_at_the_ms_of_an_expiry() -> None:
+    jobs = [asks("a", 0, 100, 10, ttl_ms=10), asks("b", 1, 100, 5), asks("c", 2, 100, 5, patience_ms=8)]
+    assert became(simulated(jobs, 100)) == {
+        "a": (0, 10, "expired"),
+        "b": (10, 15, "released"),
+        "c": (None, 10, "cancelled"),
+    }
+    assert became(simulated(jobs[:2], 100))["b"] == (10, 15, "released")
 
 
 def test_submissions_come_before_releases() -> None:
