@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpuboss.config import PolicyConfig
-from gpuboss.events import HeadStart, LeaseRequested
+from gpuboss.events import LeaseRequested
+from gpuboss.fields import HeadStart
 from gpuboss.simulation.farm import farm
 from gpuboss.simulation.schedule import Job
 from gpuboss.simulation.virtual_time import RIGHT_TIES, Ties, run

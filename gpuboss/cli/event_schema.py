@@ -8,12 +8,13 @@ import msgspec
 
 from gpuboss import events
 from gpuboss.core.door import DATA_BYTES_MAX, DEPTH_MAX
+from gpuboss.fields import MS_MAX
 
 Schema = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFERENCE = "#/$defs/{name}"
-_INTEGER = {"type": "integer", "minimum": 0, "maximum": events.MS_MAX}
+_INTEGER = {"type": "integer", "minimum": 0, "maximum": MS_MAX}
 _STAMP: Schema = {
     "epoch": {**_INTEGER, "description": "The reign of the scheduler that wrote it. In the log always."},
     "seq": {**_INTEGER, "description": "Grows by one from entry to entry of the scheduler. In the log always."},

@@ -17,7 +17,8 @@ from gpuboss.client.session import Session, mint
 from gpuboss.client.wish import Wish, lease_id_of, request_of, ttl_ms_of
 from gpuboss.config import load_config
 from gpuboss.errors import ConfigError, GPUBossError, LeaseLost
-from gpuboss.events import LeaseRequested, Priority
+from gpuboss.events import LeaseRequested
+from gpuboss.fields import Priority
 from gpuboss.keys import Keys
 
 CONNECT_TIMEOUT_S = 5.0

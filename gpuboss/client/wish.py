@@ -15,7 +15,8 @@ from gpuboss.config.settings import read_at
 from gpuboss.config.units import parse_duration_ms, parse_some_duration_ms, parse_some_size_mib
 from gpuboss.config.values import choice, read_boolean, read_device, read_name, shown, whole_number
 from gpuboss.errors import ConfigError
-from gpuboss.events import GPUS_MAX, VRAM_MIB_MAX, LeaseId, LeaseRequested, Priority
+from gpuboss.events import LeaseRequested
+from gpuboss.fields import GPUS_MAX, VRAM_MIB_MAX, LeaseId, Priority
 
 
 class Wish(TypedDict, total=False):

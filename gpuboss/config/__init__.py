@@ -25,7 +25,7 @@ from gpuboss.config.values import read_device, redact_url
 from gpuboss.config.yaml_lines import read_yaml
 from gpuboss.core.policy import MAX_WAITING
 from gpuboss.errors import ConfigError
-from gpuboss.events import HeadStart, Priority
+from gpuboss.fields import HeadStart, Priority
 
 __all__ = [
     "Config",

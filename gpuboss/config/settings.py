@@ -32,7 +32,7 @@ from gpuboss.config.values import (
 )
 from gpuboss.config.yaml_lines import Located
 from gpuboss.errors import ConfigError
-from gpuboss.events import GPUS_MAX, MS_MAX, RESERVATIONS_MAX, WAITING_MAX
+from gpuboss.fields import GPUS_MAX, MS_MAX, RESERVATIONS_MAX, WAITING_MAX
 
 CONFIG_VARIABLE = "GPUBOSS_CONFIG"
 NAME_CHARACTERS_MAX = 128

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from gpuboss.config.values import shown
 from gpuboss.errors import ConfigError
-from gpuboss.events import MS_MAX, VRAM_MIB_MAX
+from gpuboss.fields import MS_MAX, VRAM_MIB_MAX
 
 _TEXT_CHARACTERS_MAX = 128
 _AMOUNT = re.compile(r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?) *([A-Za-z]*)\Z")

@@ -12,7 +12,7 @@ from urllib.parse import unquote_plus, urlsplit
 import msgspec
 
 from gpuboss.errors import ConfigError
-from gpuboss.events import DeviceWish, ServiceName
+from gpuboss.fields import DeviceWish, ServiceName
 
 T = TypeVar("T")
 

@@ -17,7 +17,8 @@ from gpuboss.core.reservations import Reservations, drain, reserve
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Shape, Waiting
-from gpuboss.events import MS_MAX, LeaseGranted, LeaseRequested, PromiseMoved
+from gpuboss.events import LeaseGranted, LeaseRequested, PromiseMoved
+from gpuboss.fields import MS_MAX
 
 Passing = tuple[int, int, int, Waiting, list[Device]]  # its life, key and arrival; and where it would go
 

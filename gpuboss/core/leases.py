@@ -14,7 +14,6 @@ from gpuboss.core.state import Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting
 from gpuboss.events import (
-    GPUS_MAX,
     LeaseEnded,
     LeaseExtended,
     LeaseGranted,
@@ -28,6 +27,7 @@ from gpuboss.events import (
     LeaseStateChanged,
     YieldRequested,
 )
+from gpuboss.fields import GPUS_MAX
 
 FENCE_MAX = 2**52  # of a reassertion: later fences are above it, and must still fit
 

@@ -6,7 +6,8 @@ Linear ageing with one slope for all is the same as a constant head start, so a 
 
 from __future__ import annotations
 
-from gpuboss.events import HeadStart, PolicySet, Priority
+from gpuboss.events import PolicySet
+from gpuboss.fields import HeadStart, Priority
 
 # How many requests of one service may wait. More than any service can mean: at one grant a second the last of them
 # waits for three hours. And few enough to bear: they cost the scheduler 10 MB, and each is explained and shown.

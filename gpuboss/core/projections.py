@@ -9,7 +9,7 @@ from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.lifecycle import State as LeaseState
 from gpuboss.core.state import State
 from gpuboss.core.waitlist import Waiting
-from gpuboss.events import Priority
+from gpuboss.fields import Priority
 
 BLOCKERS_SHOWN = 16  # of a waiting request: a thousand small leases in the way of a thousand requests are a million ids
 

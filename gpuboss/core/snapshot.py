@@ -17,7 +17,8 @@ from gpuboss.core.reservations import Reservation
 from gpuboss.core.state import State
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting, shape_of
-from gpuboss.events import DeviceObserved, Digest, LeaseDenied, LeaseEnded, LeaseGranted, LeaseRequested, PolicySet
+from gpuboss.events import DeviceObserved, LeaseDenied, LeaseEnded, LeaseGranted, LeaseRequested, PolicySet
+from gpuboss.fields import Digest
 
 
 class _Lease(Struct, array_like=True):

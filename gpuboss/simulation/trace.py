@@ -9,7 +9,8 @@ from typing import Any, TextIO
 
 from gpuboss.config.values import choice, read_boolean, read_device, read_name, shown, whole_number
 from gpuboss.errors import ConfigError, GPUBossError
-from gpuboss.events import GPUS_MAX, MS_MAX, VRAM_MIB_MAX, LeaseRequested
+from gpuboss.events import LeaseRequested
+from gpuboss.fields import GPUS_MAX, MS_MAX, VRAM_MIB_MAX
 from gpuboss.simulation.schedule import Job, Outcome
 
 SERVICE = "trace"  # who asks where the trace does not say

@@ -17,7 +17,6 @@ import msgspec
 from gpuboss.core.machine import CORE_VERSION, step, take_stamp
 from gpuboss.core.state import State, Turn
 from gpuboss.events import (
-    MS_MAX,
     ClockTicked,
     Decision,
     Event,
@@ -28,6 +27,7 @@ from gpuboss.events import (
     SchedulerElected,
     Stamp,
 )
+from gpuboss.fields import MS_MAX
 from gpuboss.simulation.schedule import Fact, Job, Outcome, Schedule, capacity_of
 
 Keep = Callable[[str, list[bytes]], None]

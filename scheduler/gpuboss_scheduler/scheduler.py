@@ -13,7 +13,8 @@ from gpuboss.core.ledger import device_key
 from gpuboss.core.machine import entry_ms
 from gpuboss.core.state import State
 from gpuboss.core.stream_ids import is_id
-from gpuboss.events import DeviceLost, DeviceObserved, Event, PolicySet, ServiceRules
+from gpuboss.events import DeviceLost, DeviceObserved, Event, PolicySet
+from gpuboss.fields import ServiceRules
 from gpuboss.keys import Keys
 from gpuboss.log import LogReader
 from gpuboss_scheduler.chores import Chores

@@ -18,7 +18,7 @@ from gpuboss.config import (
 )
 from gpuboss.config.settings import SETTINGS
 from gpuboss.errors import ConfigError
-from gpuboss.events import HeadStart
+from gpuboss.fields import HeadStart
 
 # As the documentation of the platform that GPUBoss was made for has it.
 SMALLEST = """\

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpuboss.config import gb_to_mib, parse_devices, parse_duration_ms, parse_size_mib
 from gpuboss.errors import ConfigError
-from gpuboss.events import MS_MAX, VRAM_MIB_MAX
+from gpuboss.fields import MS_MAX, VRAM_MIB_MAX
 
 SIZES = {
     "8GB": 8192,

@@ -26,7 +26,6 @@ from gpuboss.events import (
     DeviceObserved,
     Event,
     EventRejected,
-    HeadStart,
     LeaseDenied,
     LeaseEnded,
     LeaseExtended,
@@ -41,12 +40,12 @@ from gpuboss.events import (
     PolicySet,
     PromiseMoved,
     SchedulerElected,
-    ServiceRules,
     SessionLost,
     SnapshotTaken,
     VramReclaimed,
     YieldRequested,
 )
+from gpuboss.fields import HeadStart, ServiceRules
 from tests.core.model import Rejection
 
 START_MS = 1_700_000_000_000

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gpuboss import events
 from gpuboss.core.door import DATA_BYTES_MAX, DEPTH_MAX, Refusal, is_decision, is_stamped, read_event, read_stamp
-from gpuboss.events import GPUS_MAX, MS_MAX, VRAM_MIB_MAX, EventRejected, LeaseRequested, Stamp
+from gpuboss.events import EventRejected, LeaseRequested, Stamp
+from gpuboss.fields import GPUS_MAX, MS_MAX, VRAM_MIB_MAX
 from tests.core import hostile
 from tests.core.compared import answer_of
 from tests.core.hostile import VALID, asked, asked_nested, asked_of_size, asked_raw

@@ -15,6 +15,7 @@ CORE_MAY_IMPORT = frozenset(
     {
         "gpuboss.core",
         "gpuboss.events",
+        "gpuboss.fields",
         "msgspec",
         "__future__",
         "bisect",

@@ -16,7 +16,8 @@ PUBLISHED = "GPUBOSS_PUBLISHED_SWF"  # names a log with its published waits, whi
 
 def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("easy", SCRIPT)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["easy"] = module
     spec.loader.exec_module(module)

@@ -8,7 +8,8 @@ import pytest
 
 from gpuboss.core.state import State
 from gpuboss.core.verification import Verifier
-from gpuboss.events import MS_MAX, LeaseIdled, LeaseRenewed
+from gpuboss.events import LeaseIdled, LeaseRenewed
+from gpuboss.fields import MS_MAX
 from gpuboss.simulation.figures import leased_steps
 from gpuboss.simulation.virtual_time import run
 from tests.core.auditor import audit

@@ -8,7 +8,7 @@ import pytest
 
 from gpuboss.config import PolicyConfig
 from gpuboss.core.state import State
-from gpuboss.events import HeadStart
+from gpuboss.fields import HeadStart
 from gpuboss.log import Entry as LogEntry
 from gpuboss.simulation.recorded import Recording
 from gpuboss.simulation.schedule import Job, Schedule

@@ -1,0 +1,46 @@
+"""What a field of an event may hold: types with the bounds that are checked at the door, and small structs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+VRAM_MIB_MAX = 16_777_216  # 16 TiB on one device: more than anything sold, small enough for exact sums anywhere
+GPUS_MAX = 1024
+WAITING_MAX = 10_000_000  # of one service: more than any queue should hold
+RESERVATIONS_MAX = 1024
+MS_MAX = 2**53 - 1  # what every JSON reader holds exactly: 285,000 years
+
+# `$` alone also matches before a trailing newline, hence the look-ahead.
+ServiceName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}(?!\n)$")]
+LeaseId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{8,64}(?!\n)$")]
+SessionId = LeaseId
+DeviceName = Annotated[str, Meta(pattern=r"^cuda:(0|[1-9][0-9]{0,3})(?!\n)$")]
+# A GPU by its place on a node, or a GPU or MIG slice by its UUID as NVML prints it.
+DeviceWish = Annotated[
+    str, Meta(pattern=r"^(cuda:(0|[1-9][0-9]{0,3})|(GPU|MIG)-[A-Za-z0-9][A-Za-z0-9/_-]{0,94})(?!\n)$")
+]
+Mib = Annotated[int, Meta(ge=0, le=VRAM_MIB_MAX)]
+AskedMib = Annotated[int, Meta(ge=1, le=VRAM_MIB_MAX)]
+Ms = Annotated[int, Meta(ge=0, le=MS_MAX)]
+DurationMs = Annotated[int, Meta(ge=1, le=MS_MAX)]
+WaitingCap = Annotated[int, Meta(ge=1, le=WAITING_MAX)]
+Text = Annotated[str, Meta(max_length=512)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")]
+StreamId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}(?!\n)$")]
+Priority = Literal["low", "normal", "high"]
+
+
+class HeadStart(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long before its submission a request of each priority counts as submitted, in ms (policy, rule 2)."""
+
+    low: Ms = 0
+    normal: Ms = 900_000
+    high: Ms = 3_600_000
+
+
+class ServiceRules(Struct, frozen=True):
+    """What holds for one service alone. `max_waiting`: of its requests, at most so many may wait."""
+
+    max_waiting: WaitingCap
