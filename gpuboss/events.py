@@ -160,7 +160,7 @@ class SchedulerElected(Event, frozen=True, omit_defaults=True):
     lost: LogLost | None = None
 
 
-class PolicySet(Event, frozen=True, omit_defaults=True):
+class PolicySet(Event, frozen=True):
     """The rules from here on, every value resolved. `margin_mib` null: the devices' own default.
 
     `max_waiting` is how many requests of each service may wait, unless `services` names it; null, as in logs from

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
+from msgspec.structs import asdict
 
 from gpuboss.config.settings import (
     CONFIG_VARIABLE,
@@ -25,7 +26,8 @@ from gpuboss.config.values import read_device, redact_url
 from gpuboss.config.yaml_lines import read_yaml
 from gpuboss.core.policy import MAX_WAITING
 from gpuboss.errors import ConfigError
-from gpuboss.fields import HeadStart, Priority
+from gpuboss.events import PolicySet
+from gpuboss.fields import HeadStart, Priority, ServiceRules
 
 __all__ = [
     "Config",
@@ -118,6 +120,15 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
     reservations: int = 4
     backfill_order: Literal["key", "short"] = "key"
     starve_ms: int = 1_800_000
+
+    def recorded(self, session_ttl_ms: int, lock_delay_ms: int) -> PolicySet:
+        """This policy as the log records it, every value resolved."""
+        services = {
+            name: ServiceRules(max_waiting=rules.max_waiting or self.max_waiting)
+            for name, rules in self.services.items()
+        }
+        values = asdict(self) | {"services": services}
+        return PolicySet(**values, session_ttl_ms=session_ttl_ms, lock_delay_ms=lock_delay_ms)
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from msgspec.structs import asdict, replace
-
 from gpuboss.config import PolicyConfig
 from gpuboss.core.policy import DEFAULT_POLICY
 from gpuboss.events import PolicySet
@@ -17,7 +15,7 @@ NODE = "simulated"
 
 def rules(policy: PolicyConfig) -> PolicySet:
     """A policy as the log records it. Memory does not linger where there is none, so there is no lock delay."""
-    return replace(DEFAULT_POLICY, **asdict(policy), lock_delay_ms=0)
+    return policy.recorded(DEFAULT_POLICY.session_ttl_ms, lock_delay_ms=0)
 
 
 def farm(devices: Iterable[tuple[int, int]], policy: PolicyConfig, at_ms: int) -> list[Fact]:

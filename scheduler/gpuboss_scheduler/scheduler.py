@@ -13,8 +13,7 @@ from gpuboss.core.ledger import device_key
 from gpuboss.core.machine import entry_ms
 from gpuboss.core.state import State
 from gpuboss.core.stream_ids import is_id
-from gpuboss.events import DeviceLost, DeviceObserved, Event, PolicySet
-from gpuboss.fields import ServiceRules
+from gpuboss.events import DeviceLost, DeviceObserved, Event
 from gpuboss.keys import Keys
 from gpuboss.log import LogReader
 from gpuboss_scheduler.chores import Chores
@@ -132,7 +131,8 @@ class Scheduler:
         run_id = run_id_of(client)
         if seen.run_id not in ("", run_id) and durability != "none":
             renew_aof(client)
-        facts, about = self._facts(recovered.state), self._about(durability, run_id)
+        facts = self._facts(recovered.state)
+        about = _about(self._name, durability, run_id, self._config.session_ttl_ms)
         won = claim(client, self._keys, seen, recovered, missed, facts, about)
         if won is None:
             return None
@@ -186,7 +186,7 @@ class Scheduler:
 
     def _facts(self, state: State) -> list[Event]:
         """What a new leader finds, and the log does not say: the rules and the devices."""
-        policy = self._policy()
+        policy = self._config.policy.recorded(self._config.session_ttl_ms, self._config.lock_delay_ms)
         is_new = policy != state.policy or not state.policy_recorded
         return [*([policy] if is_new else []), *_device_facts(state, self._node, self._devices)]
 
@@ -197,31 +197,16 @@ class Scheduler:
             return LogReader(reign.client, self._keys).last_id()
         return None
 
-    def _policy(self) -> PolicySet:
-        policy = self._config.policy
-        return PolicySet(
-            head_start_ms=policy.head_start_ms,
-            margin_mib=policy.margin_mib,
-            reservations=policy.reservations,
-            backfill_order=policy.backfill_order,
-            starve_ms=policy.starve_ms,
-            session_ttl_ms=self._config.session_ttl_ms,
-            lock_delay_ms=self._config.lock_delay_ms,
-            max_waiting=policy.max_waiting,
-            services={
-                name: ServiceRules(max_waiting=rules.max_waiting or policy.max_waiting)
-                for name, rules in policy.services.items()
-            },
-        )
 
-    def _about(self, durability: str, run_id: str) -> dict[str, str | int]:
-        return {
-            "leader": self._name,
-            "version": gpuboss.__version__,
-            "durability": durability,
-            "run_id": run_id,
-            "session_ttl_ms": self._config.session_ttl_ms,
-        }
+def _about(name: str, durability: str, run_id: str, session_ttl_ms: int) -> dict[str, str | int]:
+    """What the hash shows of a leader."""
+    return {
+        "leader": name,
+        "version": gpuboss.__version__,
+        "durability": durability,
+        "run_id": run_id,
+        "session_ttl_ms": session_ttl_ms,
+    }
 
 
 def _known(seen: Seen) -> Known | None:

@@ -238,6 +238,9 @@ def test_what_the_policy_says_stands_in_the_log(own_server: RealServer, tmp_path
             "margin_mib": 512,
             "session_ttl_ms": 2000,
             "lock_delay_ms": 500,
+            "reservations": 4,
+            "backfill_order": "key",
+            "starve_ms": 1_800_000,
             "max_waiting": 7,
             "services": {"ollama": {"max_waiting": 3}, "imajin": {"max_waiting": 7}},
         }
