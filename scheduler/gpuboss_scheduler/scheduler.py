@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import gpuboss
-from gpuboss.config import Config, redact_url
+from gpuboss.config import Config, SchedulerConfig, redact_url
 from gpuboss.connection import connect
 from gpuboss.core.ledger import device_key
 from gpuboss.core.machine import entry_ms
@@ -106,8 +106,8 @@ class Scheduler:
         """Wait until nobody leads, and claim. None if told to stop."""
         watch = Watch()
         while not self._stopping():
-            seen = look(client, self._keys)
-            self._trust.answered()
+            seen, server_ms = look(client, self._keys)
+            self._trust.answered(server_ms)
             ours = seen.leader == self._name  # it was us, before the connection broke
             if ours or watch.vacant(seen):
                 won = self._try_to_lead(client, durability, seen)
@@ -167,16 +167,13 @@ class Scheduler:
             say(f"another scheduler leads ({deposed})")
         finally:
             # Also what came after the last beat is known to have been there, and would be missed.
-            self._note(state)
+            if state.incarnation:  # else nothing of the log was read yet
+                self._known_log.note(_known_from(state))
             wire.close()
-
-    def _note(self, state: State) -> None:
-        if state.incarnation:  # else nothing of the log was read yet
-            self._known_log.note(Known(state.incarnation, state.epoch, state.last_id, state.fence))
 
     def _seen(self, state: State) -> None:
         """The log holds all that the state is made of."""
-        self._note(state)
+        self._known_log.note(_known_from(state))
         until_ms = state.recovering_until_ms
         self._status.problem = ""
         if until_ms is not None:
@@ -185,25 +182,16 @@ class Scheduler:
 
     def _facts(self, state: State) -> list[Event]:
         """What a new leader finds, and the log does not say: the rules and the devices."""
-        policy = self._policy()
+        policy = _policy_of(self._config)
         is_new = policy != state.policy or not state.policy_recorded
         return [*([policy] if is_new else []), *_device_facts(state, self._node, self._devices)]
 
     def _lose_sessions(self, reign: Reign, recovered: Recovered) -> str | None:
         """Before anything is decided: who of those that matter is dead. Returns the id of the last fact about them."""
         members = [*recovered.state.sessions, *recovered.tail_sessions]
-        if self._trust.holds() and lose_silent_sessions(reign, members, self._config.session_ttl_ms):
+        if self._trust.holds() and lose_silent_sessions(reign, members, self._config.session_ttl_ms, self._trust):
             return LogReader(reign.client, self._keys).last_id()
         return None
-
-    def _policy(self) -> PolicySet:
-        policy = self._config.policy
-        return PolicySet(
-            head_start_ms=policy.head_start_ms,
-            margin_mib=policy.margin_mib,
-            session_ttl_ms=self._config.session_ttl_ms,
-            lock_delay_ms=self._config.lock_delay_ms,
-        )
 
     def _about(self, durability: str, run_id: str) -> dict[str, str | int]:
         return {
@@ -213,6 +201,20 @@ class Scheduler:
             "run_id": run_id,
             "session_ttl_ms": self._config.session_ttl_ms,
         }
+
+
+def _policy_of(config: SchedulerConfig) -> PolicySet:
+    return PolicySet(
+        head_start_ms=config.policy.head_start_ms,
+        margin_mib=config.policy.margin_mib,
+        session_ttl_ms=config.session_ttl_ms,
+        lock_delay_ms=config.lock_delay_ms,
+    )
+
+
+def _known_from(state: State) -> Known:
+    """What a leader knows of the log."""
+    return Known(state.incarnation, state.epoch, state.last_id, state.fence)
 
 
 def _known(seen: Seen) -> Known | None:
