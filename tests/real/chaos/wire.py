@@ -49,7 +49,11 @@ def partition(server: RealServer, faults: int, seed: int, namespace: str = "gpub
     """`faults` times one process of services is cut off from the server, alone, until its sessions are lost: by then
     it relies on nothing any more. What is timed: until its VRAM is back."""
     took_ms = []
-    with Proxy(server.socket_path) as proxy, Stage(server, seed, namespace=namespace) as stage, server.client() as client:
+    with (
+        Proxy(server.socket_path) as proxy,
+        Stage(server, seed, namespace=namespace) as stage,
+        server.client() as client,
+    ):
         view = RedisView(client, namespace)
         alone = stage.start_worker("alone", proxy.url)
         for _ in range(faults):
@@ -65,9 +69,7 @@ def partition(server: RealServer, faults: int, seed: int, namespace: str = "gpub
         return stage.judge(faults, took_ms)
 
 
-def _break(
-    server: RealServer, faults: int, seed: int, namespace: str, strike: Callable[[Proxy], None]
-) -> Outcome:
+def _break(server: RealServer, faults: int, seed: int, namespace: str, strike: Callable[[Proxy], None]) -> Outcome:
     took_ms = []
     with Proxy(server.socket_path) as proxy, Stage(server, seed, url=proxy.url, namespace=namespace) as stage:
         stage.start_scheduler().wait_for("standing by")
