@@ -24,8 +24,8 @@ class Leadership:
         self._missed_at_s: float | None = None  # since when nobody leads though somebody just did
 
     def note(self, look: Look) -> None:
-        """A beat saw this. A leader that resigned is followed soon; one that is silent all of a sudden is there yet: the
-        server stood still, its clock jumped, or it lost what was known."""
+        """A beat saw this. A leader that resigned is followed soon; one that is silent all of a sudden is there yet: it
+        was the server that stood still, or its clock that jumped, or it lost what was known."""
         was_there = self.is_there(look.at_s)
         self.look = look
         if self.is_there(look.at_s):

@@ -49,11 +49,10 @@ def kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: st
 def _kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: str) -> Outcome:
     chance = random.Random(f"{seed}/{point}/{namespace}")
     armed = [f"{point}:{chance.randint(1, PASSES_MOST.get(point, 1))}" for _ in range(kills)]
+    patience_s = PATIENCE_S + PATIENCE_OF_A_KILL_S * kills
     with (
         tempfile.TemporaryDirectory() as folder,
-        Traffic(
-            server, seed, services=4, namespace=namespace, patience_s=PATIENCE_S + PATIENCE_OF_A_KILL_S * kills
-        ) as traffic,
+        Traffic(server, seed, services=4, namespace=namespace, patience_s=patience_s) as traffic,
         contextlib.ExitStack() as stack,
     ):
         config = Path(folder) / "config.yaml"
