@@ -225,7 +225,10 @@ class ClockTicked(Event, frozen=True, omit_defaults=True):
 
 
 class ClockJumped(Event, frozen=True):
-    """The server's clock jumped at entry `from_id`: deadlines set before it move along by `delta_ms`."""
+    """The server's clock jumped at entry `from_id`: deadlines set before it move along by `delta_ms`.
+
+    It is negative where that clock was put back, and the log's stood still for so long while nothing happened.
+    """
 
     from_id: StreamId
     delta_ms: Annotated[int, Meta(ge=-MS_MAX, le=MS_MAX)]

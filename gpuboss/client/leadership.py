@@ -8,7 +8,7 @@ import threading
 from gpuboss.client.link import Look
 
 SILENCE_MS = 5_000  # this long after the moment until which it said it would be alive, a leader leads no more
-HANDOVER_S = 2.0  # how long after a leader resigned a standby may take to follow
+HANDOVER_S = 2.0  # how long after a leader was seen last another one may take to follow, or it to be heard again
 HANDOVER_LOOK_S = 0.1
 BEATS_PER_TTL = 3  # where one gets lost, there is time for a second try before trust is over
 AGAIN_S = 0.05
@@ -21,15 +21,17 @@ class Leadership:
 
     def __init__(self) -> None:
         self.look: Look | None = None
-        self._resigned_at_s: float | None = None
+        self._missed_at_s: float | None = None  # since when nobody leads though somebody just did
 
     def note(self, look: Look) -> None:
-        """A beat saw this."""
+        """A beat saw this. A leader that resigned is followed soon; one that is silent all of a sudden is there yet: it
+        was the server that stood still, or its clock that jumped, or it lost what was known."""
+        was_there = self.is_there(look.at_s)
         self.look = look
-        if look.alive_until_ms != 0:
-            self._resigned_at_s = None
-        elif self._resigned_at_s is None:
-            self._resigned_at_s = look.at_s
+        if self.is_there(look.at_s):
+            self._missed_at_s = None
+        elif self._missed_at_s is None and (was_there or look.alive_until_ms == 0):
+            self._missed_at_s = look.at_s
 
     def is_there(self, now_s: float) -> bool:
         """Whether somebody leads, going by the last look and the time since."""
@@ -37,9 +39,9 @@ class Leadership:
 
     def is_vacant(self, now_s: float) -> bool:
         """Whether nobody leads. During a handover neither this nor `is_there` is true."""
-        if self.look is None or self._resigned_at_s is None:
+        if self.look is None or self._missed_at_s is None:
             return not self.is_there(now_s)
-        return now_s - self._resigned_at_s > HANDOVER_S
+        return now_s - self._missed_at_s > HANDOVER_S
 
     def is_known(self, now_s: float) -> bool:
         """Whether somebody leads, and the last look is recent enough to rely on it."""
@@ -49,7 +51,7 @@ class Leadership:
         """How long until the next beat: in time for the session, and when the leader would have to be missed."""
         if self.look is None:
             return 0.0
-        if self._resigned_at_s is not None and not self.is_vacant(now_s):
+        if self._missed_at_s is not None and not self.is_vacant(now_s):
             return HANDOVER_LOOK_S
         pause_s = self._ttl_s() / BEATS_PER_TTL
         if self.is_there(now_s):

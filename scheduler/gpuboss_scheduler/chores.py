@@ -14,7 +14,7 @@ from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.lease_facts import LeaseFacts
 from gpuboss_scheduler.projections import deleted_leases, refresh_queue, repair_devices, repair_queue
 from gpuboss_scheduler.reign import BEAT_S, Reign
-from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
+from gpuboss_scheduler.sessions import Trust, lose_silent_sessions, put_back_sessions
 from gpuboss_scheduler.snapshots import Snapshots
 
 EXPLAIN_PAUSE_S = 0.02
@@ -49,17 +49,24 @@ class Chores:
         self._trust = trust
         self._seen = seen
         self._ticked_ms = 0
+        self._tick_id = ""
         self._explained_id = ""
         self._explaining: Iterator[bool] | None = None
         self._looks = 0
         self._due_s = 0.0  # when the first of the chores is due
         self._chores = [
             _Chore(BEAT_S, self._beat),
+            _Chore(0.25, self._keep_up),
             _Chore(0.25, self._lose_sessions),
             _Chore(0.25, lambda: self.lease_facts.reclaim(clock.now_ms())),
             _Chore(0.5, self._look_at_projections),
             _Chore(1.0, self._explain_queue),
         ]
+
+    def has_deadlines(self) -> bool:
+        """Whether anything will be due by the log's clock."""
+        devices = self._state.ledger.devices.values()
+        return self._state.next_timer() is not None or any(device.reclaiming_mib for device in devices)
 
     def wait_s(self) -> float:
         """How long there is nothing to do, at most (s)."""
@@ -92,19 +99,32 @@ class Chores:
         """Append a tick if the first deadline is due: timers fire nowhere else."""
         now_ms = self._clock.now_ms()
         if self._ticked_ms < deadline_ms <= now_ms:
-            self._reign.append([ClockTicked(now_ms=now_ms)])
-            self._ticked_ms = now_ms
-            failpoint("tick-appended")
+            self._append_tick(now_ms)
+
+    def _append_tick(self, now_ms: int) -> None:
+        self._tick_id = self._reign.append([ClockTicked(now_ms=now_ms)])
+        self._ticked_ms = now_ms
+        failpoint("tick-appended")
+
+    def _keep_up(self) -> None:
+        """While the server's clock is behind, ids tell no time: a tick after what happened does, so that what comes
+        next is not of the same moment."""
+        if self._clock.is_behind and self._state.last_id != self._tick_id and self.has_deadlines():
+            self._append_tick(self._clock.now_ms())
 
     def _beat(self) -> None:
         reign, state = self._reign, self._state
         reign.fence, reign.recovering_until_ms, reign.last_id = state.fence, state.recovering_until_ms, state.last_id
-        self._trust.answered(reign.beat())
+        server_ms = reign.beat()
+        self._clock.told(server_ms)
+        self._trust.answered(server_ms)
+        if fallen_ms := self._trust.take_fall():
+            put_back_sessions(reign, fallen_ms, state.policy.session_ttl_ms)
         self._seen(state)
 
     def _lose_sessions(self) -> None:
         if self._trust.holds():
-            lose_silent_sessions(self._reign, self._state.sessions, self._state.policy.session_ttl_ms)
+            lose_silent_sessions(self._reign, self._state.sessions, self._state.policy.session_ttl_ms, self._trust)
 
     def _look_at_projections(self) -> None:
         """Deleting a lease's row is a force release; whatever else was changed by hand is put right."""

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 
 JUMP_MS = 5_000  # more than this between a server's time and ours is a jump, not a late read
+BEHIND_MS = 1_000  # a server that shows so much less than the log had its clock put back: ids stand still
+STOOD_MS = 300  # by how much a deadline may be off where they do: more than from one tick to the next
 
 
 class LogClock:
@@ -18,6 +20,7 @@ class LogClock:
         self._monotonic = monotonic
         self._anchor_ms = log_ms
         self._anchor_s = monotonic()
+        self.is_behind = False  # the server's clock, behind the log's
 
     def now_ms(self) -> int:
         """What the log's clock shows now, ms."""
@@ -28,11 +31,22 @@ class LogClock:
         if log_ms > self.now_ms():
             self._anchor_ms, self._anchor_s = log_ms, self._monotonic()
 
-    def see(self, log_ms: int) -> int:
-        """An entry of this time was read. Returns by how much the server's clock jumped forward (ms; 0: not).
+    def told(self, server_ms: int) -> None:
+        """The server's own clock shows this."""
+        self.is_behind = server_ms < self.now_ms() - BEHIND_MS
 
-        Going back cannot be seen here, nor does it matter: ids never go back, and the clock carries on.
+    def stood(self, log_ms: int) -> int:
+        """Entries were decided at this time. Returns for how long the log's clock had stood still then (ms; 0: not),
+        because the server's was put back and no tick was due: from here on it goes on from where it stood.
         """
+        stood_ms = self.now_ms() - log_ms
+        if not self.is_behind or stood_ms <= STOOD_MS:
+            return 0
+        self._anchor_ms, self._anchor_s = log_ms, self._monotonic()
+        return stood_ms
+
+    def see(self, log_ms: int) -> int:
+        """An entry of this time was read. Returns by how much the server's clock jumped forward (ms; 0: not)."""
         now_ms = self.now_ms()
         ahead_ms = log_ms - now_ms
         if ahead_ms > 0:

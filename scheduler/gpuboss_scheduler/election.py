@@ -42,10 +42,13 @@ class Seen(NamedTuple):
     run_id: str
 
 
-def look(client: redis.Redis, keys: Keys) -> Seen:
-    """Who leads now, as the leader says itself."""
-    values = cast(list[bytes | None], client.hmget(keys.scheduler, list(Seen._fields)))
-    return Seen(*[(value or b"").decode() for value in values])
+def look(client: redis.Redis, keys: Keys) -> tuple[Seen, int]:
+    """Who leads now, as the leader says itself, and the server's time in ms."""
+    with client.pipeline(transaction=False) as both:
+        both.hmget(keys.scheduler, list(Seen._fields))
+        both.time()
+        values, (seconds, microseconds) = cast(tuple[list[bytes | None], tuple[int, int]], both.execute())
+    return Seen(*[(value or b"").decode() for value in values]), seconds * 1000 + microseconds // 1000
 
 
 class Watch:

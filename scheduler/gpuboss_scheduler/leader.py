@@ -32,7 +32,7 @@ class Leader:
         self._keys = reign.keys
         self._state = state
         self._cursor = cursor
-        self._read_through = state.last_id
+        self._read_through = self._looked_at = state.last_id
         self._clock = clock
         self._chores = chores
         self._shown = shown
@@ -116,8 +116,17 @@ class Leader:
             self._readback.expect(done.first_id, commit.decisions, self._reign.seq)
 
     def _look_at_clock(self) -> None:
-        """Has the server's clock jumped, since the last look, at the last entry that was read?"""
-        read_ms = entry_ms(self._read_through)
+        """Has the server's clock jumped, since the last look, at the last entry that was read?
+
+        After a jump back the log's clock stands still while nothing happens, and what was set before is due that much
+        too late by it. It moves along, as after a jump forward; what was set just now counts from now.
+        """
+        if self._looked_at == self._read_through:
+            return
+        self._looked_at = self._read_through
+        read_ms, now_ms = entry_ms(self._read_through), self._state.now_ms
         jumped_ms = self._clock.see(read_ms)
         if jumped_ms:
             self._reign.append([ClockJumped(from_id=f"{read_ms}-0", delta_ms=jumped_ms)])
+        elif self._clock.is_behind and self._chores.has_deadlines() and (stood_ms := self._clock.stood(now_ms)):
+            self._reign.append([ClockJumped(from_id=f"{now_ms}-0", delta_ms=-stood_ms)])

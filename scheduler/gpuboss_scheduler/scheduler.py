@@ -106,8 +106,8 @@ class Scheduler:
         """Wait until nobody leads, and claim. None if told to stop."""
         watch = Watch()
         while not self._stopping():
-            seen = look(client, self._keys)
-            self._trust.answered()
+            seen, server_ms = look(client, self._keys)
+            self._trust.answered(server_ms)
             ours = seen.leader == self._name  # it was us, before the connection broke
             if ours or watch.vacant(seen):
                 won = self._try_to_lead(client, durability, seen)
@@ -168,16 +168,13 @@ class Scheduler:
             say(f"another scheduler leads ({deposed})")
         finally:
             # Also what came after the last beat is known to have been there, and would be missed.
-            self._note(state)
+            if state.incarnation:  # else nothing of the log was read yet
+                self._known_log.note(_known_from(state))
             wire.close()
-
-    def _note(self, state: State) -> None:
-        if state.incarnation:  # else nothing of the log was read yet
-            self._known_log.note(Known(state.incarnation, state.epoch, state.last_id, state.fence))
 
     def _seen(self, state: State) -> None:
         """The log holds all that the state is made of."""
-        self._note(state)
+        self._known_log.note(_known_from(state))
         until_ms = state.recovering_until_ms
         self._status.problem = ""
         if until_ms is not None:
@@ -193,7 +190,7 @@ class Scheduler:
     def _lose_sessions(self, reign: Reign, recovered: Recovered) -> str | None:
         """Before anything is decided: who of those that matter is dead. Returns the id of the last fact about them."""
         members = [*recovered.state.sessions, *recovered.tail_sessions]
-        if self._trust.holds() and lose_silent_sessions(reign, members, self._config.session_ttl_ms):
+        if self._trust.holds() and lose_silent_sessions(reign, members, self._config.session_ttl_ms, self._trust):
             return LogReader(reign.client, self._keys).last_id()
         return None
 
@@ -207,6 +204,11 @@ def _about(name: str, durability: str, run_id: str, session_ttl_ms: int) -> dict
         "run_id": run_id,
         "session_ttl_ms": session_ttl_ms,
     }
+
+
+def _known_from(state: State) -> Known:
+    """What a leader knows of the log."""
+    return Known(state.incarnation, state.epoch, state.last_id, state.fence)
 
 
 def _known(seen: Seen) -> Known | None:

@@ -11,41 +11,55 @@ from gpuboss_scheduler.scripts import Script
 
 STALL_S = 1.0  # a server that answers nothing for longer stood still, or was gone, and nobody could beat either
 
+SLACK_MS = 1_000  # nobody who beat since the jump lives for longer than a session TTL and this
+
 _sessions = Script("sessions")
 _lose_sessions = Script("lose_sessions")
+_put_back = Script("put_back_sessions")
 
 
 class Trust:
     """Whether a session's silence says that its process is dead. It does not while the server stood still, nor for
     one session TTL after: whoever lives needs that time to be heard again. The same holds when the server's clock
-    jumps ahead, by which sessions are timed, as it does when a machine wakes up. One for the whole life of a
-    scheduler, because a server that is away for long ends its reign."""
+    jumps, by which sessions are timed, as it does when a machine wakes up. One for the whole life of a scheduler,
+    because a server that is away for long ends its reign."""
 
     def __init__(self, session_ttl_ms: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._session_ttl_s = session_ttl_ms / 1000
         self._monotonic = monotonic
         self._answered_s: float | None = None
         self._ahead_s: float | None = None  # the server's clock, as far as it is ahead of ours
+        self._fallen_s = 0.0
         self._from_s = 0.0
 
-    def answered(self, server_ms: int | None = None) -> None:
-        """The server answered, and maybe told its time. To be said several times a second."""
+    def answered(self, server_ms: int) -> None:
+        """The server answered, and told its time. To be said several times a second."""
         now_s = self._monotonic()
         late = self._answered_s is not None and now_s - self._answered_s > STALL_S
         self._answered_s = now_s
-        if server_ms is not None:
-            ahead_s = server_ms / 1000 - now_s
-            late = late or (self._ahead_s is not None and ahead_s - self._ahead_s > STALL_S)
-            self._ahead_s = ahead_s
+        before_s, self._ahead_s = self._ahead_s, server_ms / 1000 - now_s
+        if before_s is not None and abs(self._ahead_s - before_s) > STALL_S:
+            late = True
+            self._fallen_s += max(0.0, before_s - self._ahead_s)
         if late:
             self._from_s = now_s + self._session_ttl_s
+
+    def take_fall(self) -> int:
+        """By how much the server's clock was put back since this was asked last (ms)."""
+        fallen_s, self._fallen_s = self._fallen_s, 0.0
+        return round(fallen_s * 1000)
 
     def holds(self) -> bool:
         """Whether who is past its time is dead."""
         return self._monotonic() >= self._from_s
 
+    def latest_ms(self) -> int:
+        """What the server's clock shows at most, unless it jumped since it answered."""
+        assert self._ahead_s is not None, "the server has not answered yet"
+        return round((self._monotonic() + self._ahead_s + STALL_S) * 1000)
 
-def lose_silent_sessions(reign: Reign, members: Iterable[str], session_ttl_ms: int) -> int:
+
+def lose_silent_sessions(reign: Reign, members: Iterable[str], session_ttl_ms: int, trust: Trust) -> int:
     """Append `SessionLost` for each of `members` (`<service>/<session>`) that is past its time; returns how many.
 
     A member that Redis does not know of gets one TTL from now. Others that are past their time own nothing, and
@@ -53,7 +67,8 @@ def lose_silent_sessions(reign: Reign, members: Iterable[str], session_ttl_ms: i
     """
     keys, ours = reign.keys, dict.fromkeys(members)
     asked_s = time.monotonic()
-    past = _sessions(reign.client, [keys.scheduler, keys.sessions], [reign.epoch, session_ttl_ms, *ours])
+    known = [reign.epoch, session_ttl_ms, trust.latest_ms()]
+    past = _sessions(reign.client, [keys.scheduler, keys.sessions], [*known, *ours])
     if not past or time.monotonic() - asked_s > STALL_S:
         return 0
     arguments: list[str | bytes | int] = [reign.epoch, reign.seq]
@@ -63,6 +78,12 @@ def lose_silent_sessions(reign: Reign, members: Iterable[str], session_ttl_ms: i
     lost = int(seq) - reign.seq
     reign.seq = int(seq)
     return lost
+
+
+def put_back_sessions(reign: Reign, fallen_ms: int, session_ttl_ms: int) -> None:
+    """The server's clock was put back: who beat before that would live for so much longer, dead or alive."""
+    keys = reign.keys
+    _put_back(reign.client, [keys.scheduler, keys.sessions], [reign.epoch, fallen_ms, session_ttl_ms + SLACK_MS])
 
 
 def _fact(reign: Reign, member: str, ours: dict[str, None]) -> tuple[str, bytes]:

@@ -57,6 +57,19 @@ def test_a_leader_that_resigned_is_given_time_to_be_followed() -> None:
     assert leadership.is_there(AT_S + 3)
 
 
+@pytest.mark.parametrize("sudden", [saw(-3_600_000, AT_S + 1), saw(None, AT_S + 1)], ids=["a jump", "a loss"])
+def test_a_leader_that_is_silent_all_of_a_sudden_is_given_time_to_be_heard(sudden: Look) -> None:
+    leadership = leadership_after(saw(1000), sudden)
+    assert not leadership.is_there(AT_S + 1)
+    assert not leadership.is_vacant(AT_S + 1 + HANDOVER_S - 0.1)
+    assert leadership.pause_s(AT_S + 1) == HANDOVER_LOOK_S
+    assert leadership.is_vacant(AT_S + 1 + HANDOVER_S + 0.1)
+
+
+def test_a_leader_whose_time_ran_out_is_given_none() -> None:
+    assert leadership_after(saw(1000), saw(-5_500, AT_S + 6.5)).is_vacant(AT_S + 6.5)
+
+
 def test_a_look_is_relied_on_for_half_a_session_ttl() -> None:
     leadership = leadership_after(saw(60_000))
     assert leadership.is_known(AT_S + 7.4)

@@ -1,6 +1,5 @@
 """How many requests of one service may wait: what is beyond is denied, what waits keeps its place."""
 
-
 from gpuboss.core.policy import MAX_WAITING
 from gpuboss.events import LeaseRequested, LogLost, SchedulerElected
 from tests.core.auditor import audit

@@ -20,8 +20,8 @@ DEADLINE_S = 20.0
 class SchedulerProcess:
     """`gpuboss-scheduler` as a child. Options are its long options, `session_ttl="2s"` being `--session-ttl 2s`.
 
-    True stands for an option without a value; None leaves one out. What it says on stderr is in `lines`, what it
-    prints on stdout in `printed`.
+    `module` is what is run. True stands for an option without a value; None leaves one out. What it says on stderr is
+    in `lines`, what it prints on stdout in `printed`.
     """
 
     def __init__(
@@ -32,10 +32,11 @@ class SchedulerProcess:
         node: str | None = "node-a",
         http: str | None = "off",
         environ: Mapping[str, str] | None = None,
+        module: str = "gpuboss_scheduler",
         **options: str | bool | None,
     ) -> None:
         chosen = {"redis_url": url, "devices": devices, "node": node, "http": http, **options}
-        self.command = [sys.executable, "-m", "gpuboss_scheduler"]
+        self.command = [sys.executable, "-m", module]
         for name, value in chosen.items():
             if value is not None:
                 self.command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]

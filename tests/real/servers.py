@@ -77,8 +77,8 @@ def wait_for(what: str, condition: Callable[[], object], deadline_s: float = DEA
 class RealServer:
     """A server with its data in `folder`, on a unix socket and, with `tcp`, on a free port of the loopback.
 
-    `flags` are added to, and win over, `DEFAULT_FLAGS`. Nothing runs before `start()`, which `with` also calls.
-    The server ends with the test process at the latest.
+    `flags` are added to, and win over, `DEFAULT_FLAGS`, `environ` to the environment. Nothing runs before `start()`,
+    which `with` also calls. The server ends with the test process at the latest.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class RealServer:
         *,
         flags: Mapping[str, str] | None = None,
         tcp: bool = False,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         binary = binary_of(kind)
         if binary is None:
@@ -98,6 +99,7 @@ class RealServer:
         self.socket_path = _short_socket_path(self, folder)
         self.port = _free_port() if tcp else 0
         self._flags = {**DEFAULT_FLAGS, **(flags or {})}
+        self._environ = {**os.environ, **(environ or {})}
         self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -204,7 +206,7 @@ class RealServer:
         }
         command = [str(self._binary), *(word for name in flags for word in (f"--{name}", flags[name]))]
         with (self.folder / "server.log").open("ab") as output:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environ)
 
     def _becomes_ready(self, process: subprocess.Popen[bytes]) -> bool:
         """Whether it answers; false if it ended instead."""

@@ -29,6 +29,22 @@ def faults_in_log(raw: list[tuple[str, list[bytes]]], cursor: str | None) -> lis
     return faults + gaps_in(genuine) + audit(raw)
 
 
+def granted_twice(entries: Iterable[Entry]) -> list[str]:
+    """Grants that repeat one of the same incarnation of the log, whoever wrote them: where nobody forges entries, only
+    a scheduler that does not know that another one leads does that."""
+    faults = []
+    granted: dict[object, str] = {}
+    for entry in entries:
+        if entry.type == "SchedulerElected" and "lost" in entry.data:
+            granted.clear()
+        elif entry.type == "LeaseGranted":
+            lease_id = entry.data.get("lease_id")
+            if lease_id in granted:
+                faults.append(f"{entry.id}: {lease_id} is granted again, after {granted[lease_id]}")
+            granted[lease_id] = entry.id
+    return faults
+
+
 def gaps_in(entries: Iterable[Entry]) -> list[str]:
     """Entries of a scheduler whose `seq` does not follow the one before, or whose `epoch` goes back."""
     faults = []

@@ -1,6 +1,8 @@
 #!lua flags=allow-oom
 -- Which sessions are past their time, and which of those that matter are not known at all (they get one TTL).
--- KEYS  scheduler sessions      ARGV  epoch, session ttl ms, then the members that matter
+-- KEYS  scheduler sessions
+-- ARGV  epoch, session ttl ms, the latest time (ms) that it can be unless the clock jumped: then nobody is past its
+--       time; then the members that matter
 -- Returns OK and the members that are past their time; or FENCED.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
@@ -8,6 +10,7 @@ if redis.call('TYPE', KEYS[2])['ok'] ~= 'zset' then redis.call('DEL', KEYS[2]) e
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local dies_ms = string.format('%d', now_ms + ARGV[2])
-for i = 3, #ARGV do redis.call('ZADD', KEYS[2], 'NX', dies_ms, ARGV[i]) end
+for i = 4, #ARGV do redis.call('ZADD', KEYS[2], 'NX', dies_ms, ARGV[i]) end
+if now_ms > tonumber(ARGV[3]) then return {'OK'} end
 local past = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. string.format('%d', now_ms), 'LIMIT', 0, 1000)
 return {'OK', unpack(past)}

@@ -34,6 +34,7 @@ SNAPSHOT_EVERY = 20
 # The more ended leases a log remembers, the rarer its snapshots: a new log after some of them.
 KILLS_OF_A_ROUND = {"snapshot-written": 3}
 PAIR = 2  # a leader and a standby
+PATIENCE_OF_A_KILL_S = 5  # where each one dies before it decides anything, on a busy machine
 
 
 def kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: str = "gpuboss") -> Outcome:
@@ -48,9 +49,10 @@ def kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: st
 def _kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: str) -> Outcome:
     chance = random.Random(f"{seed}/{point}/{namespace}")
     armed = [f"{point}:{chance.randint(1, PASSES_MOST.get(point, 1))}" for _ in range(kills)]
+    patience_s = PATIENCE_S + PATIENCE_OF_A_KILL_S * kills
     with (
         tempfile.TemporaryDirectory() as folder,
-        Traffic(server, seed, services=4, namespace=namespace, patience_s=PATIENCE_S + 2 * kills) as traffic,
+        Traffic(server, seed, services=4, namespace=namespace, patience_s=patience_s) as traffic,
         contextlib.ExitStack() as stack,
     ):
         config = Path(folder) / "config.yaml"

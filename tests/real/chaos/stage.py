@@ -7,7 +7,6 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from tests.real.chaos.outcome import Outcome
 from tests.real.log_check import faults_of
@@ -16,6 +15,7 @@ from tests.real.schedulers import DEADLINE_S, SchedulerProcess, eventually
 from tests.real.servers import RealServer
 from tests.real.workers import Worker
 from tests.verdict.history import Note, double_promises, lost_answers
+from tests.verdict.log import granted_twice
 
 SESSION_TTL_S = 2.0
 CARD_MIB = 24_576
@@ -34,6 +34,7 @@ class Stage:
         namespace: str = "gpuboss",
         workers: int = 2,
         session_ttl_s: float = SESSION_TTL_S,
+        scheduler: str = "gpuboss_scheduler",
     ) -> None:
         self.server = server
         self.namespace = namespace
@@ -43,6 +44,7 @@ class Stage:
         self.schedulers: list[SchedulerProcess] = []
         self._seed = seed
         self._workers = workers
+        self._scheduler = scheduler
         self._stack = contextlib.ExitStack()
         self._folder = Path()
 
@@ -59,13 +61,14 @@ class Stage:
     ) -> None:
         self._stack.close()
 
-    def start_scheduler(self, url: str | None = None, **options: Any) -> SchedulerProcess:
+    def start_scheduler(self, url: str | None = None) -> SchedulerProcess:
         """One more scheduler; the first one leads, the others stand by."""
         scheduler = SchedulerProcess(
             url or self.url,
             namespace=self.namespace,
             session_ttl=f"{round(self.session_ttl_s * 1000)}ms",
             lock_delay="0",
+            module=self._scheduler,
         )
         self.schedulers.append(self._stack.enter_context(scheduler))
         return scheduler
@@ -129,7 +132,7 @@ class Stage:
                 eventually(lambda: not view.rows("leases") and not view.rows("queue"), "all rows to go")
             left = {name: view.rows(name) for name in ("leases", "queue")}
             complaints += [f"rows of {name} are left that are over: {rows}" for name, rows in left.items() if rows]
-            in_log = faults_of(view)
+            in_log = faults_of(view) + granted_twice(view.entries())
         doubled = double_promises(history, CAPACITY_MIB) + in_log
         lost = lost_answers(history) + complaints
         return Outcome(faults, took_ms, len([note for note in history if note.what == "asked"]), doubled, lost)
