@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from gpuboss.cli.options import ConfigFile, Json, Namespace, RedisUrl, examples
+from gpuboss.cli.options import ArchiveFolder, ConfigFile, Json, Namespace, RedisUrl, examples
 
 if TYPE_CHECKING:
     from gpuboss.cli.fold import Start
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "gpuboss replay                            # verify the log in Redis",
     "gpuboss replay log.jsonl --json           # one that `gpuboss export` wrote; - is stdin",
+    "gpuboss replay --archive /var/lib/gpuboss/archive   # what was taken out of Redis, and then Redis",
     "gpuboss replay --until 1700000000000-0    # who held what at that entry",
 )
 
 File = Annotated[
-    str | None, typer.Argument(metavar="[FILE]", help="A file that `gpuboss export` wrote, - for stdin; else Redis.")
+    str | None,
+    typer.Argument(
+        metavar="[FILE]", help="What `gpuboss export` wrote, also as .gz; - for stdin; an archive's folder; else Redis."
+    ),
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="ID", help="Stop behind this entry.")]
 FromStart = Annotated[
@@ -43,6 +48,7 @@ def replay(
     file: File = None,
     until: Until = None,
     from_start: FromStart = False,
+    archive: ArchiveFolder = None,
     json: Json = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
@@ -52,6 +58,7 @@ def replay(
 
     Exits 1 if what is recorded is not what follows from the inputs, and names each entry where it is not.
     """
+    from gpuboss.cli.archives import archive_folder
     from gpuboss.cli.exits import NO
     from gpuboss.cli.output import print_json, print_text, say
     from gpuboss.cli.reach import reach
@@ -59,13 +66,16 @@ def replay(
     from gpuboss.cli.stream_ids import last_of
 
     until_id = None if until is None else last_of(until, "--until")
+    folder = None if archive is None else archive_folder(archive, "--archive")
     with ExitStack() as stack:
         if file is None:
             place = stack.enter_context(reach(redis_url, namespace, config))
-            source = _from_redis(place.log, until_id, from_start)
+            source = _from_redis(place.log, until_id, from_start, folder)
+        elif folder is not None:
+            raise typer.BadParameter("it goes with Redis, not with a file", param_hint="--archive")
         else:
             source = _from_file(file, stack)
-        if file is not None or from_start:
+        if file is not None or folder is not None or from_start:
             _require_beginning(source, file)
         if source.start.origin != "beginning":
             say(f"the beginning of the log is gone: replaying from its {source.start.origin}")
@@ -113,23 +123,34 @@ def _verify(source: Source, until: str | None) -> tuple[Verifier, int]:
     return verifier, verifier.finish(cut=last is not None)
 
 
-def _from_redis(log: LogReader, until: str | None, from_start: bool) -> Source:
+def _from_redis(log: LogReader, until: str | None, from_start: bool, folder: Path | None) -> Source:
+    from gpuboss.archive import whole_log
+    from gpuboss.cli.archives import entries_about
     from gpuboss.cli.fold import beginning, whole_or_snapshot
     from gpuboss.core.verification import parse_id
     from gpuboss.log import LogDamaged
 
     cursor = log.cursor()  # before the entries: what is decided while they are read may miss its decisions
+    if folder is not None:
+        return Source(beginning(), lambda: whole_log(log, folder), entries_about(folder) + log.length(), cursor)
     start = beginning() if from_start else whole_or_snapshot(log)
     first = start.state.last_id
     if until is not None and parse_id(until) < parse_id(first):
         raise LogDamaged(f"--until {until} lies before the {start.origin}, from which this log replays")
-    return Source(start, lambda: log.entries(first), log.length(), cursor)
+    return Source(start, lambda: whole_log(log, None, first), log.length(), cursor)
 
 
 def _from_file(path: str, stack: ExitStack) -> Source:
+    from gpuboss.archive import archived, segments_in
+    from gpuboss.cli.archives import archive_folder, entries_about
     from gpuboss.cli.files import open_twice
     from gpuboss.cli.fold import beginning
     from gpuboss.jsonl import read_jsonl
 
+    if Path(path).is_dir():
+        folder = archive_folder(path, "FILE")
+        if not segments_in(folder):
+            raise typer.BadParameter(f"cannot read {path}: it is no file, and no archive either", param_hint="FILE")
+        return Source(beginning(), lambda: archived(folder), entries_about(folder), None)
     lines, length = open_twice(path, stack)
     return Source(beginning(), lambda: read_jsonl(lines(), path), length, None)
