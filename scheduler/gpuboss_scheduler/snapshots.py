@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 from gpuboss.core import snapshot
 from gpuboss.core.machine import CORE_VERSION
 from gpuboss.core.state import State
+from gpuboss.core.verification import parse_id
 from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.reign import Reign
 from gpuboss_scheduler.scripts import Script
+
+REST = 100  # times as long as writing one took
 
 _snapshot = Script("snapshot")
 
@@ -21,6 +26,16 @@ class Snapshots:
         self._state = state
         self._every = every
         self._since = 0
+        self.last_id = ""  # of the last one that this reign wrote; empty: of none that it knows to be there
+        self._rested_s = 0.0  # when another one may be asked for
+
+    def covers(self, entry_id: str) -> bool:
+        """Whether an entry lies before the snapshot, which stands in for it."""
+        return bool(self.last_id) and parse_id(entry_id) < parse_id(self.last_id)
+
+    def may_be_asked_for(self) -> bool:
+        """Whether one may be written that is not due: writing them stays a hundredth of the work."""
+        return self._state.last_id != self.last_id and time.monotonic() >= self._rested_s
 
     def count(self, entries: int) -> None:
         """So many entries were read."""
@@ -37,9 +52,12 @@ class Snapshots:
     def write(self) -> None:
         """Keep the state. Everything that was decided must be committed."""
         self._since = 0
+        started_s = time.monotonic()
         keys = self._reign.keys
         with self._reign.kept_alive():
             dumped = snapshot.dump(self._state)
             arguments = [self._reign.epoch, self._state.last_id, CORE_VERSION, snapshot.digest(dumped), dumped]
             _snapshot(self._reign.client, [keys.scheduler, keys.snapshot], arguments)
+        self.last_id = self._state.last_id
+        self._rested_s = time.monotonic() + REST * (time.monotonic() - started_s)
         failpoint("snapshot-written")

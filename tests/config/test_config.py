@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from operator import attrgetter
 
 import pytest
 
@@ -10,6 +11,7 @@ from gpuboss.config import (
     GpuConfig,
     ModelConfig,
     PolicyConfig,
+    RetentionConfig,
     SchedulerConfig,
     load_config,
     load_config_with_origins,
@@ -65,6 +67,8 @@ scheduler:
     head_start_ms: {low: 1, normal: 2, high: 3}
     margin_mib: 512
   memory_file: ./known-log.json
+  retention: {age: 7d, count: 1000000}
+  archive: ./archive
   snapshot_every: 100
   replies_max: 500
 """
@@ -107,6 +111,8 @@ EVERYTHING = Config(
         durability="strict",
         policy=PolicyConfig(head_start_ms=HeadStart(low=1, normal=2, high=3), margin_mib=512),
         memory_file="./known-log.json",
+        retention=RetentionConfig(age_ms=604_800_000, count=1_000_000),
+        archive="./archive",
         snapshot_every=100,
         replies_max=500,
     ),
@@ -131,6 +137,9 @@ VARIABLES = {
     "GPUBOSS_SESSION_TTL": ("3", "scheduler", "session_ttl_ms", 3000),
     "GPUBOSS_REPLIES_MAX": ("700", "scheduler", "replies_max", 700),
     "GPUBOSS_MEMORY_FILE": ("/var/lib/gpuboss/log.json", "scheduler", "memory_file", "/var/lib/gpuboss/log.json"),
+    "GPUBOSS_RETENTION_AGE": ("36h", "scheduler.retention", "age_ms", 129_600_000),
+    "GPUBOSS_RETENTION_COUNT": ("none", "scheduler.retention", "count", None),
+    "GPUBOSS_ARCHIVE": ("/var/lib/gpuboss/archive", "scheduler", "archive", "/var/lib/gpuboss/archive"),
     "GPUBOSS_LOCK_DELAY": ("1m", "scheduler", "lock_delay_ms", 60_000),
     "GPUBOSS_DURABILITY": ("replicated", "scheduler", "durability", "replicated"),
 }
@@ -195,8 +204,9 @@ def test_the_environment_is_the_process_own_by_default(monkeypatch):
 def test_each_variable_beats_the_file(write, variable, case):
     text, section, field, value = case
     config = load_config(write(WHOLE), environ={variable: text})
-    assert getattr(getattr(config, section), field) == value
-    assert getattr(getattr(EVERYTHING, section), field) != value
+    of_the_field = attrgetter(f"{section}.{field}")
+    assert of_the_field(config) == value
+    assert of_the_field(EVERYTHING) != value
 
 
 def test_the_table_of_variables_above_is_whole():

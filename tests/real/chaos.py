@@ -1,7 +1,8 @@
 """Kills the scheduler at every step that it takes, under traffic, and audits what is left: `scripts/chaos`.
 
 Schedulers run in pairs, one leading and one standing by, each armed to die by SIGKILL at a named point. Whoever dies
-is replaced, until enough have died; the last one is not armed and must clear up. Then the log is verified and audited.
+is replaced, until enough have died; the last one is not armed and must clear up. All the while the log is trimmed, and
+archived before. Then the whole of it is verified, audited, and compared with what a witness saw.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpuboss_scheduler.failpoints import NAMES
-from tests.real.log_check import faults_of
+from tests.real.log_check import faults_of, whole
 from tests.real.redis_view import RedisView
 from tests.real.schedulers import DEADLINE_S, SchedulerProcess
 from tests.real.servers import RealServer, available_servers
 from tests.real.traffic import PATIENCE_S, Traffic
+from tests.real.witness import Witness
 
 # How often a point is passed before the kill: at random up to this, where it is passed often enough under traffic.
 PASSES_MOST = {
@@ -35,6 +37,7 @@ PASSES_MOST = {
     "tick-appended": 4,
 }
 SNAPSHOT_EVERY = 20
+RETAINED = 100
 # The more ended leases a log remembers, the rarer its snapshots: a new log after some of them.
 KILLS_OF_A_ROUND = {"snapshot-written": 3}
 PAIR = 2  # a leader and a standby
@@ -71,25 +74,28 @@ def _kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: s
     armed = [f"{point}:{chance.randint(1, PASSES_MOST.get(point, 1))}" for _ in range(kills)]
     with (
         tempfile.TemporaryDirectory() as folder,
+        Witness(server, namespace) as witness,
         Traffic(server, seed, services=4, namespace=namespace, patience_s=PATIENCE_S + 2 * kills) as traffic,
         contextlib.ExitStack() as stack,
     ):
-        config = Path(folder) / "config.yaml"
-        config.write_text(f"scheduler: {{snapshot_every: {SNAPSHOT_EVERY}}}\n")
+        config, archive = Path(folder) / "config.yaml", Path(folder) / "archive"
+        config.write_text(f"scheduler: {{snapshot_every: {SNAPSHOT_EVERY}, retention: {{count: {RETAINED}}}}}\n")
 
         def start(where: str) -> SchedulerProcess:
             environ = {"GPUBOSS_FAILPOINT": where}
-            process = SchedulerProcess(server.url, config=str(config), namespace=namespace, environ=environ)
+            process = SchedulerProcess(
+                server.url, config=str(config), archive=str(archive), namespace=namespace, environ=environ
+            )
             return stack.enter_context(process)
 
         takeovers_ms = _die_in_turn(start, armed)
         start("").wait_leading()
         traffic.stop()
-    with server.client() as client:
-        view = RedisView(client, namespace)
-        faults = faults_of(view)
-        if view.rows("leases") or view.rows("queue"):
-            faults.append("rows of leases or requests are left that are over")
+        with server.client() as client:
+            view = RedisView(client, namespace)
+            faults = faults_of(view, archive) + witness.contradicts(whole(view, archive))
+            if view.rows("leases") or view.rows("queue"):
+                faults.append("rows of leases or requests are left that are over")
     return Outcome(kills, takeovers_ms, traffic.asked, faults, traffic.lost)
 
 

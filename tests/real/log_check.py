@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from gpuboss.archive import whole_log
 from gpuboss.core import snapshot
 from gpuboss.core.machine import step
 from gpuboss.core.state import State
 from gpuboss.core.verification import Verifier
+from gpuboss.keys import Keys
+from gpuboss.log import LogReader
 from tests.core.auditor import audit
-from tests.real.redis_view import DECISIONS, FACTS, Entry, RedisView
+from tests.real.redis_view import DECISIONS, FACTS, Entry, RedisView, read
 
 
-def faults_of(view: RedisView) -> list[str]:
+def faults_of(view: RedisView, archive: Path | None = None) -> list[str]:
     """What is wrong with the log of a namespace: decisions that do not follow from it by the rules, numbers with gaps,
-    promises that an auditor finds broken who does not know the rules."""
+    promises that an auditor finds broken who does not know the rules. `archive`: where what was trimmed is."""
     cursor = view.scheduler().get("cursor")  # before the log is read: what is decided by then stands in it
-    raw = view.raw()
-    entries = view.entries()[: len(raw)]
+    raw = whole(view, archive)
+    entries = [read(*each) for each in raw]
     forged = frozenset(
         str(entry.data.get("event_id"))
         for entry in entries
@@ -30,6 +34,13 @@ def faults_of(view: RedisView) -> list[str]:
     faults = [f"{found.entry_id}: {found.problem}" for found in verifier.divergences]
     genuine = [entry for entry in entries if entry.id not in forged]
     return faults + gaps_in(genuine) + audit(raw)
+
+
+def whole(view: RedisView, archive: Path | None) -> list[tuple[str, list[bytes]]]:
+    """All entries that the log of a namespace ever had, as far as they are in the archive or in Redis."""
+    if archive is None:
+        return view.raw()
+    return [(entry.id, entry.fields) for entry in whole_log(LogReader(view.client, Keys(view.namespace)), archive)]
 
 
 def gaps_in(entries: Iterable[Entry]) -> list[str]:
