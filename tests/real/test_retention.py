@@ -232,7 +232,8 @@ def test_a_scheduler_that_was_away_does_not_take_trimming_for_a_loss(
         scheduler.wait_leading()
         work(server, 10)
         scheduler.terminate()
-    known = json.loads(Path(file).read_bytes())["last_id"]
+    remembered = Path(file).read_bytes()
+    known = json.loads(remembered)["last_id"]
     with SchedulerProcess(server.url, retention_count="50") as scheduler:
         scheduler.wait_leading()
         work(server, 60)
@@ -243,6 +244,7 @@ def test_a_scheduler_that_was_away_does_not_take_trimming_for_a_loss(
         scheduler.wait_leading()
         assert "are gone" not in scheduler.stderr
         scheduler.kill()
+    Path(file).write_bytes(remembered)
     view.client.xtrim(view.key("events"), maxlen=0, approximate=False)
     with SchedulerProcess(server.url, memory_file=file) as scheduler:
         scheduler.wait_for("entries of the log are gone")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,13 +101,34 @@ def test_a_little_more_than_is_wanted_is_let_be(client: Any) -> None:
     assert len(trimming.ids()) == length
 
 
-def test_what_a_power_failure_may_take_back_stays(client: Any, tmp_path: Path) -> None:
-    trimming = Trimming(client, tmp_path)
-    trimming.retention = trimming.by(later_ms=0, count=1)
+def test_what_a_power_failure_may_take_back_stays(client: Any) -> None:
+    trimming = Trimming(client, None)
     length = len(trimming.ids())
-    trimming.work(20)
+    trimming.retention = trimming.by(later_ms=0, count=1)
+    trimming.work(length // PAGE + 10)
     assert len(trimming.ids()) == length
-    assert segments_in(tmp_path) == []
+    trimming.retention = trimming.by(count=1)
+    trimming.work(length // PAGE + 10)
+    assert len(trimming.ids()) == 1
+
+
+def test_nothing_goes_before_its_segment_is_on_the_disk(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, asked = threading.Event(), threading.Event()
+
+    def slow(descriptor: int) -> None:
+        asked.set()
+        assert synced.wait(20)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    trimming = Trimming(client, tmp_path, count=50)
+    length = len(trimming.ids())
+    trimming.work_until(asked.is_set, "the segment to be written")
+    trimming.work(5)
+    assert (len(trimming.ids()), segments_in(tmp_path)) == (length, [])
+    synced.set()
+    trimming.work_until(lambda: len(trimming.ids()) == 50, "the log to be as short as it is wanted")
 
 
 def test_the_last_entry_stays(client: Any) -> None:
