@@ -243,7 +243,7 @@ def test_a_scheduler_that_was_away_does_not_take_trimming_for_a_loss(
     with SchedulerProcess(server.url, memory_file=file) as scheduler:
         scheduler.wait_leading()
         assert "are gone" not in scheduler.stderr
-        scheduler.kill()
+        scheduler.terminate()
     Path(file).write_bytes(remembered)
     view.client.xtrim(view.key("events"), maxlen=0, approximate=False)
     with SchedulerProcess(server.url, memory_file=file) as scheduler:
