@@ -17,7 +17,7 @@ from gpuboss.errors import GPUBossError
 from gpuboss.jsonl import compressed_lines, read_jsonl
 from gpuboss.log import PAGE, Entry, LogReader
 
-ENTRY_BYTES_ABOUT = 45  # of an entry in a segment
+ENTRY_BYTES_ABOUT = 20  # of an entry in a segment
 _ID = r"([0-9]{1,20}-[0-9]{1,20})"
 _NAME = re.compile(rf"{_ID}_{_ID}_after_{_ID}\.jsonl\.gz")
 

@@ -33,13 +33,13 @@ class SegmentWriter:
         """Begin to write a segment. The answer comes when it is there to stay; it may be an `OSError`."""
         answer: Future[None] = Future()
         path = self.folder / segment_name(first, last, before)
-        arguments = (answer, path, b"\n".join([*lines, b""]))
+        arguments = (answer, path, lines)
         threading.Thread(target=self._answer, args=arguments, name="archive", daemon=True).start()
         return answer
 
-    def _answer(self, answer: Future[None], path: Path, text: bytes) -> None:
+    def _answer(self, answer: Future[None], path: Path, lines: list[bytes]) -> None:
         try:
-            self._write(path, text)
+            self._write(path, lines)
         except Exception as error:  # whatever it is: who waits for the answer must hear of it
             with suppress(OSError):
                 self._draft.unlink()  # a full disk has better uses
@@ -47,8 +47,8 @@ class SegmentWriter:
         else:
             answer.set_result(None)
 
-    def _write(self, path: Path, text: bytes) -> None:
-        compressed = gzip.compress(text, mtime=0)
+    def _write(self, path: Path, lines: list[bytes]) -> None:
+        compressed = gzip.compress(b"\n".join([*lines, b""]), mtime=0)
         with self._draft.open("wb") as file:
             half = len(compressed) // 2
             file.write(compressed[:half])
