@@ -9,6 +9,7 @@ base64. Where there is a `raw` it alone counts; `type` and `data` are then for p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import msgspec
 
@@ -67,6 +68,18 @@ def read_jsonl(lines: Iterable[bytes], name: str) -> Iterator[Entry]:
                 yield _read(line)
             except (ValueError, RecursionError) as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
                 raise BadLine(f"{name}:{number}: no entry of a log: {error}; expected {EXPECTED}") from None
+
+
+def compressed_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a gzip file. Raises `BadLine` where it is cut off, or none, and `OSError`."""
+    import gzip
+    import zlib
+
+    try:
+        with gzip.open(path) as file:
+            yield from file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BadLine(f"{path}: cut off, or no gzip file: {error}") from None
 
 
 def _read(line: bytes) -> Entry:

@@ -10,6 +10,7 @@ from msgspec import MsgspecError
 from gpuboss.core import snapshot
 from gpuboss.core.machine import CORE_VERSION
 from gpuboss.core.state import State
+from gpuboss.core.stream_ids import is_id
 from gpuboss.errors import GPUBossError
 from gpuboss.keys import Keys
 
@@ -40,12 +41,16 @@ class LogReader:
     def entries(self, after: str = "0-0", until: str = "+") -> Iterator[Entry]:
         """All entries behind `after`, through `until` (inclusive), in pages."""
         while True:
-            page: Any = self._client.xrange(self._keys.events, min=f"({after}", max=until, count=PAGE)
-            for entry_id, fields in page:
-                after = entry_id.decode()
-                yield Entry(after, fields)
+            page = self.page(after, until)
+            yield from page
             if len(page) < PAGE:
                 return
+            after = page[-1].id
+
+    def page(self, after: str = "0-0", until: str = "+", count: int = PAGE) -> list[Entry]:
+        """The first `count` entries of these."""
+        found: Any = self._client.xrange(self._keys.events, min=f"({after}", max=until, count=count)
+        return [Entry(entry_id.decode(), fields) for entry_id, fields in found]
 
     def first_id(self) -> str | None:
         """The id of the first entry that is still there; None for an empty log."""
@@ -71,6 +76,16 @@ class LogReader:
             return False
         info = self._client.xinfo_stream(self._keys.events)
         return int(info["entries-added"]) > int(info["length"])
+
+    def trimmed_through(self) -> str:
+        """The last entry that a scheduler took out of the log, because it was kept for long enough; `0-0` if none was.
+
+        It moves in the same step of the server in which the entries go. So what was read before it was asked for, and
+        lies behind it, was read whole.
+        """
+        found = cast(bytes | None, self._client.hget(self._keys.scheduler, "trimmed_through"))
+        text = (found or b"").decode("ascii", "replace")
+        return text if is_id(text) else "0-0"
 
     def cursor(self) -> str | None:
         """The last entry that the scheduler has decided; None if none ever led."""

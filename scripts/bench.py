@@ -158,7 +158,7 @@ def replay(url: str) -> float:
 
 
 @contextmanager
-def child(*command: str, until: str | None = None) -> Iterator[None]:
+def child(*command: str, until: str | None = None) -> Iterator[subprocess.Popen[str]]:
     """A process beside this one, ready once it says `until`."""
     process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -166,7 +166,7 @@ def child(*command: str, until: str | None = None) -> Iterator[None]:
         while until is not None and until not in (said := process.stderr.readline()):
             if not said:
                 raise SystemExit(f"bench: {' '.join(command)} ended early")
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()
@@ -291,12 +291,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds: seconds, and less to be trusted")
     parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
+    parser.add_argument("--start", type=int, metavar="EVENTS", help="instead: a start behind so long a log (10000000)")
     parser.add_argument("--echo", metavar="SOCKET", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.echo:
         echo(options.echo)
     load = os.getloadavg()[0]
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, load {load:.1f}")
+    if options.start:
+        from scripts.bench_start import measure_start
+
+        measure_start(options.start)
+        return 0
     with tempfile.TemporaryDirectory(prefix="gpuboss-bench-") as folder, start_embedded(Path(folder)) as server:
         pairs, rounds, cycles = (3, 500, 2_500) if options.quick else (15, 1_000, 25_000)
         sheet = measure(server.url, server.url.removeprefix("unix://"), pairs, rounds, cycles)

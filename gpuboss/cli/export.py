@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpuboss.cli.options import ConfigFile, Namespace, RedisUrl, examples
+from gpuboss.cli.options import ArchiveFolder, ConfigFile, Namespace, RedisUrl, examples
+
+if TYPE_CHECKING:
+    from gpuboss.log import LogReader
 
 EXAMPLES = examples(
     "gpuboss export > log.jsonl",
-    "gpuboss export | gzip > log.jsonl.gz",
+    "gpuboss export --archive /var/lib/gpuboss/archive | gzip > log.jsonl.gz",
     "gpuboss export --from 1700000000000-0 --to 1700000060000",
 )
 LINES_AT_ONCE = 1_000
@@ -33,6 +36,7 @@ def export(
     format: FormatOption = Format.JSONL,
     first: First = None,
     last: Last = None,
+    archive: ArchiveFolder = None,
     json: Json = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
@@ -43,6 +47,8 @@ def export(
     It comes back byte for byte: an entry that would not do so from its "type" and "data" also has "raw", its field
     list, each field and each value in base64.
     """
+    from gpuboss.archive import whole_log
+    from gpuboss.cli.archives import archive_folder, entries_about
     from gpuboss.cli.output import print_bytes
     from gpuboss.cli.progress import shown
     from gpuboss.cli.reach import reach
@@ -51,11 +57,27 @@ def export(
 
     after = "0-0" if first is None else before(first_of(first, "--from"))
     until = "+" if last is None else last_of(last, "--to")
+    folder = None if archive is None else archive_folder(archive, "--archive")
     with reach(redis_url, namespace, config) as place:
+        if folder is None:
+            after = _behind_what_was_trimmed(place.log, after)
+        length = place.log.length() + (0 if folder is None else entries_about(folder))
         lines: list[bytes] = []
-        for entry in shown(place.log.entries(after, until), place.log.length(), "exporting"):
+        for entry in shown(whole_log(place.log, folder, after, until), length, "exporting"):
             lines.append(to_line(entry))
             if len(lines) == LINES_AT_ONCE:
                 print_bytes(b"\n".join([*lines, b""]))
                 lines.clear()
         print_bytes(b"\n".join([*lines, b""]) if lines else b"")
+
+
+def _behind_what_was_trimmed(log: LogReader, after: str) -> str:
+    """Where to begin; if that is not there any more, the first place that is, which is said."""
+    from gpuboss.cli.output import say
+    from gpuboss.core.stream_ids import parse_id
+
+    trimmed = log.trimmed_through()
+    if parse_id(after) >= parse_id(trimmed):
+        return after
+    say(f"the log in Redis was trimmed through {trimmed}, which is left out here; --archive FOLDER puts it first")
+    return trimmed

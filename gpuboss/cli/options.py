@@ -22,6 +22,12 @@ ConfigFile = Annotated[
     str | None,
     typer.Option("--config", metavar="FILE", help="The config.yaml to read. [env: GPUBOSS_CONFIG]"),
 ]
+ArchiveFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--archive", metavar="FOLDER", help="Where the scheduler put what it took out of Redis: read it first."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 LeaseId = Annotated[str, typer.Argument(metavar="LEASE_ID", help="The id of the lease, or of the waiting request.")]
 Wait = Annotated[

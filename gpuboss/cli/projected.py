@@ -134,6 +134,8 @@ def leader_line(shown: Projected) -> str:
     if isinstance(until_ms, int):
         left = duration(max(0, until_ms - shown.server_ms))
         line += f"\nrecovering: entries of the log were lost; nothing is granted for {left}, who holds leases says so"
+    if scheduler.get("trouble"):
+        line += f"\n{scheduler['trouble']}"
     return line
 
 

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
 
 import typer
 
-from gpuboss.cli.options import DEVICES, POLICY, ConfigFile, Json, Namespace, Plot, RedisUrl, examples
+from gpuboss.cli.options import (
+    DEVICES,
+    POLICY,
+    ArchiveFolder,
+    ConfigFile,
+    Json,
+    Namespace,
+    Plot,
+    RedisUrl,
+    examples,
+)
 
 if TYPE_CHECKING:
     from gpuboss.cli.fold import Start
@@ -18,12 +29,16 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "gpuboss replay                            # verify the log in Redis",
     "gpuboss replay log.jsonl --json           # one that `gpuboss export` wrote; - is stdin",
+    "gpuboss replay --archive /var/lib/gpuboss/archive   # what was taken out of Redis, and then Redis",
     "gpuboss replay --until 1700000000000-0    # who held what at that entry",
     'gpuboss replay --what-if --devices "cuda:0=24GB,cuda:1=24GB,cuda:2=24GB"    # would a third card have helped?',
 )
 
 File = Annotated[
-    str | None, typer.Argument(metavar="[FILE]", help="A file that `gpuboss export` wrote, - for stdin; else Redis.")
+    str | None,
+    typer.Argument(
+        metavar="[FILE]", help="What `gpuboss export` wrote, also as .gz; - for stdin; an archive's folder; else Redis."
+    ),
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="ID", help="Stop behind this entry.")]
 FromStart = Annotated[
@@ -35,6 +50,16 @@ WhatIf = Annotated[
 
 
 Where: TypeAlias = "tuple[str | None, str | None, str | None]"  # URL, namespace and config file, as given
+
+
+class Asked(NamedTuple):
+    """Which log is meant, and how much of it: of a file, or of Redis, with an archive before it or without."""
+
+    file: str | None
+    until: str | None
+    from_start: bool
+    archive: Path | None
+    where: Where
 
 
 class Source(NamedTuple):
@@ -50,6 +75,7 @@ def replay(
     file: File = None,
     until: Until = None,
     from_start: FromStart = False,
+    archive: ArchiveFolder = None,
     what_if: WhatIf = False,
     devices: Annotated[str | None, DEVICES] = None,
     policy: Annotated[str | None, POLICY] = None,
@@ -73,33 +99,37 @@ def replay(
     granted in both. With --json: recorded and what_if, each with the keys of simulate, saved_ms, sooner, later, same,
     newly_granted, no_longer_granted, assumed_holds, services and helped_most by saved_ms, left_out.
     """
+    from gpuboss.cli.archives import archive_folder
     from gpuboss.cli.stream_ids import last_of
 
     until_id = None if until is None else last_of(until, "--until")
+    folder = None if archive is None else archive_folder(archive, "--archive")
+    if file is not None and folder is not None:
+        raise typer.BadParameter("it goes with Redis, not with a file", param_hint="--archive")
+    asked = Asked(file, until_id, from_start, folder, (redis_url, namespace, config))
     if what_if:
-        _run_again(file, until_id, from_start, (devices, policy, plot), json, (redis_url, namespace, config))
+        _run_again(asked, (devices, policy, plot), json)
     else:
         _refuse_without_what_if({"--devices": devices, "--policy": policy, "--plot": plot})
-        _derive_again(file, until_id, from_start, json, (redis_url, namespace, config))
+        _derive_again(asked, json)
 
 
-def _derive_again(file: str | None, until_id: str | None, from_start: bool, as_json: bool, where: Where) -> None:
+def _derive_again(asked: Asked, as_json: bool) -> None:
     from gpuboss.cli.exits import NO
     from gpuboss.cli.output import print_json, print_text, say
     from gpuboss.cli.reach import reach
     from gpuboss.cli.replay_report import document, report
 
     with ExitStack() as stack:
-        if file is None:
-            place = stack.enter_context(reach(*where))
-            source = _from_redis(place.log, until_id, from_start)
+        if asked.file is None:
+            source = _from_redis(stack.enter_context(reach(*asked.where)).log, asked)
         else:
-            source = _from_file(file, stack)
-        if file is not None or from_start:
-            _require_beginning(source, file)
+            source = _from_file(asked.file, stack)
+        if asked.file is not None or asked.archive is not None or asked.from_start:
+            _require_beginning(source, asked.file)
         if source.start.origin != "beginning":
             say(f"the beginning of the log is gone: replaying from its {source.start.origin}")
-        verifier, undecided = _verify(source, until_id)
+        verifier, undecided = _verify(source, asked.until)
     if as_json:
         print_json(document(verifier, undecided, source.start.origin))
     else:
@@ -114,24 +144,17 @@ def _refuse_without_what_if(given: dict[str, str | None]) -> None:
             raise typer.BadParameter("it says what is different from the log: add --what-if", param_hint=option)
 
 
-def _run_again(
-    file: str | None,
-    until: str | None,
-    from_start: bool,
-    change: tuple[str | None, str | None, str | None],
-    as_json: bool,
-    where: Where,
-) -> None:
+def _run_again(asked: Asked, change: tuple[str | None, str | None, str | None], as_json: bool) -> None:
     from gpuboss.cli.reach import reach
     from gpuboss.cli.what_if import answer, checked_change, from_file, from_redis
 
     changed = checked_change(*change)
     with ExitStack() as stack:
-        if file is None:
-            recorded = from_redis(stack.enter_context(reach(*where)).log, from_start)
+        if asked.file is None:
+            recorded = from_redis(stack.enter_context(reach(*asked.where)).log, asked.from_start, asked.archive)
         else:
-            recorded = from_file(file, stack)
-        answer(recorded, until, changed, as_json)
+            recorded = from_file(asked.file, stack)
+        answer(recorded, asked.until, changed, as_json)
 
 
 def _require_beginning(source: Source, file: str | None) -> None:
@@ -170,23 +193,35 @@ def _verify(source: Source, until: str | None) -> tuple[Verifier, int]:
     return verifier, verifier.finish(cut=last is not None)
 
 
-def _from_redis(log: LogReader, until: str | None, from_start: bool) -> Source:
+def _from_redis(log: LogReader, asked: Asked) -> Source:
+    from gpuboss.archive import whole_log
+    from gpuboss.cli.archives import entries_about
     from gpuboss.cli.fold import beginning, whole_or_snapshot
     from gpuboss.core.stream_ids import parse_id
     from gpuboss.log import LogDamaged
 
     cursor = log.cursor()  # before the entries: what is decided while they are read may miss its decisions
-    start = beginning() if from_start else whole_or_snapshot(log)
+    folder, until = asked.archive, asked.until
+    if folder is not None:
+        return Source(beginning(), lambda: whole_log(log, folder), entries_about(folder) + log.length(), cursor)
+    start = beginning() if asked.from_start else whole_or_snapshot(log)
     first = start.state.last_id
     if until is not None and parse_id(until) < parse_id(first):
         raise LogDamaged(f"--until {until} lies before the {start.origin}, from which this log replays")
-    return Source(start, lambda: log.entries(first), log.length(), cursor)
+    return Source(start, lambda: whole_log(log, None, first), log.length(), cursor)
 
 
 def _from_file(path: str, stack: ExitStack) -> Source:
+    from gpuboss.archive import archived, segments_in
+    from gpuboss.cli.archives import archive_folder, entries_about
     from gpuboss.cli.files import open_twice
     from gpuboss.cli.fold import beginning
     from gpuboss.jsonl import read_jsonl
 
+    if Path(path).is_dir():
+        folder = archive_folder(path, "FILE")
+        if not segments_in(folder):
+            raise typer.BadParameter(f"cannot read {path}: it is no file, and no archive either", param_hint="FILE")
+        return Source(beginning(), lambda: archived(folder), entries_about(folder), None)
     lines, length = open_twice(path, stack)
     return Source(beginning(), lambda: read_jsonl(lines(), path), length, None)

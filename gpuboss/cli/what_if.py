@@ -10,6 +10,8 @@ from typing import NamedTuple
 import msgspec
 import typer
 
+from gpuboss.archive import whole_log
+from gpuboss.cli.archives import entries_about
 from gpuboss.cli.files import open_twice
 from gpuboss.cli.fold import is_whole, whole_or_snapshot
 from gpuboss.cli.look_ahead import forged_ids, number_begun_at
@@ -65,8 +67,11 @@ def from_file(path: str, stack: ExitStack) -> Recorded:
     return Recorded(State() if number_begun_at(entries) == 1 else None, entries, length)
 
 
-def from_redis(log: LogReader, from_start: bool) -> Recorded:
-    """The log in Redis, from its beginning, else from its snapshot, else from where it begins now."""
+def from_redis(log: LogReader, from_start: bool, archive: Path | None) -> Recorded:
+    """The log in Redis, from its beginning, else from its snapshot, else from where it begins now; behind what was
+    archived of it, if that is given."""
+    if archive is not None:
+        return Recorded(State(), lambda: whole_log(log, archive), entries_about(archive) + log.length())
     start: State | None = None
     if is_whole(log):
         start = State()

@@ -34,6 +34,7 @@ __all__ = [
     "GpuConfig",
     "ModelConfig",
     "PolicyConfig",
+    "RetentionConfig",
     "SchedulerConfig",
     "ServiceConfig",
     "gb_to_mib",
@@ -131,11 +132,20 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
         return PolicySet(**values, session_ttl_ms=session_ttl_ms, lock_delay_ms=lock_delay_ms)
 
 
+class RetentionConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the log is kept in Redis: entries that are older than `age_ms`, or beyond the last `count`, go once a
+    snapshot stands in for them. None: they stay."""
+
+    age_ms: int | None = None
+    count: int | None = None
+
+
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How the scheduler runs. `devices` are simulated, as (index, MiB); None: the real ones, through NVML.
 
     `memory_file` is where the end of the log is remembered, so that a lost log is noticed after a restart too; None:
-    only while the scheduler runs, and with an embedded server in its `data_dir`.
+    only while the scheduler runs, and with an embedded server in its `data_dir`. `archive` is the folder into which
+    entries are written before they go from the log; None: they are gone.
     """
 
     embedded: bool = False
@@ -148,6 +158,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     durability: Durability = "standard"
     policy: PolicyConfig = PolicyConfig()
     memory_file: str | None = None
+    retention: RetentionConfig = RetentionConfig()
+    archive: str | None = None
     snapshot_every: int = 10_000  # entries of the log
     replies_max: int = 10_000  # entries that a reply stream keeps, about
 
@@ -229,6 +241,7 @@ def _config(values: Values) -> Config:
             values,
             ("scheduler",),
             policy=_policy(values, ("scheduler", "policy")),
+            retention=_built(RetentionConfig, values, ("scheduler", "retention")),
             **lock_delay,
         ),
     )

@@ -54,6 +54,10 @@ def _duration_or_none(value: object) -> int | None:
     return None if value is None or value == "none" else parse_some_duration_ms(value)
 
 
+def _count_or_none(value: object) -> int | None:
+    return None if value is None or value == "none" else whole_number(1, MS_MAX)(value)
+
+
 def _margin(value: object) -> int | None:
     return None if value == "auto" else parse_size_mib(value, bare_unit="MiB")
 
@@ -107,6 +111,9 @@ SETTINGS = (
     Setting("scheduler.policy.max_waiting", "max_waiting", whole_number(1, WAITING_MAX)),
     Setting("scheduler.policy.services.*.max_waiting", "max_waiting", whole_number(1, WAITING_MAX)),
     Setting("scheduler.memory_file", "memory_file", optional(read_path), "GPUBOSS_MEMORY_FILE"),
+    Setting("scheduler.retention.age", "age_ms", _duration_or_none, "GPUBOSS_RETENTION_AGE"),
+    Setting("scheduler.retention.count", "count", _count_or_none, "GPUBOSS_RETENTION_COUNT"),
+    Setting("scheduler.archive", "archive", optional(read_path), "GPUBOSS_ARCHIVE"),
     Setting("scheduler.snapshot_every", "snapshot_every", whole_number(1, MS_MAX)),
     Setting("scheduler.replies_max", "replies_max", whole_number(1, MS_MAX), "GPUBOSS_REPLIES_MAX"),
 )

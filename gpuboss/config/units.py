@@ -19,7 +19,7 @@ _MIB = {
     for prefix, mib in (("m", 1), ("g", 1024), ("t", 1024 * 1024))
     for suffix in ("", "b", "i", "ib")
 }
-_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def gb_to_mib(value: int | float | Decimal | str) -> int:
@@ -42,11 +42,11 @@ def parse_size_mib(value: object, *, bare_unit: str, round_down: bool = False) -
 
 
 def parse_duration_ms(value: object) -> int:
-    """The ms of a duration such as `30s`, `500ms`, `2m`, `1h`, or of a bare number of seconds.
+    """The ms of a duration such as `30s`, `500ms`, `2m`, `1h`, `7d`, or of a bare number of seconds.
 
     A fraction of a ms rounds up. The result is from 0 to `MS_MAX`. Raises `ConfigError` for everything else.
     """
-    expected = "expected a number of seconds or one with a unit (ms, s, m, h), for example 30s"
+    expected = "expected a number of seconds or one with a unit (ms, s, m, h, d), for example 30s"
     number, unit = _amount(value, f"is not a duration; {expected}")
     factor = _MS.get(unit or "s")
     if factor is None:

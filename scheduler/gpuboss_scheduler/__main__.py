@@ -49,6 +49,17 @@ Each option is also a setting of config.yaml (under `scheduler`) and a GPUBOSS_*
 """
 
 
+MemoryFile = Annotated[
+    Path | None, typer.Option(help="Where to remember the log's end: a lost log is noticed after a restart too.")
+]
+RetentionAge = Annotated[str | None, typer.Option(help="How long entries stay in the log: 7d (default: for ever).")]
+RetentionCount = Annotated[str | None, typer.Option(help="How many entries stay in the log, about (default: all).")]
+ArchiveFolder = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Where entries go before they are taken out of the log.")
+]
+Wait = Annotated[str | None, typer.Option(help="Wait for Redis to answer at first, so long (30s); bare: for ever.")]
+
+
 @app.command(help=HELP)
 def serve(
     redis_url: Annotated[
@@ -67,12 +78,11 @@ def serve(
     policy: Annotated[Path | None, typer.Option(help="The scheduling policy, as a file of its own.")] = None,
     session_ttl: Annotated[str | None, typer.Option(help="A silent service is dead after: 15s, 500ms.")] = None,
     lock_delay: Annotated[str | None, typer.Option(help="VRAM of a dead service is lent again after: 60s.")] = None,
-    memory_file: Annotated[
-        Path | None, typer.Option(help="Where to remember the log's end: a lost log is noticed after a restart too.")
-    ] = None,
-    wait: Annotated[
-        str | None, typer.Option(help="Wait for Redis to answer at first, so long (30s); bare: for ever.")
-    ] = None,
+    memory_file: MemoryFile = None,
+    retention_age: RetentionAge = None,
+    retention_count: RetentionCount = None,
+    archive: ArchiveFolder = None,
+    wait: Wait = None,
 ) -> None:
     arguments: dict[str, object] = {
         "gpu.redis_url": redis_url,
@@ -86,6 +96,9 @@ def serve(
         "scheduler.http": http,
         "scheduler.session_ttl": session_ttl,
         "scheduler.lock_delay": lock_delay,
+        "scheduler.retention.age": retention_age,
+        "scheduler.retention.count": retention_count,
+        "scheduler.archive": None if archive is None else str(archive),
         "scheduler.memory_file": None if memory_file is None else str(memory_file),
     }
     settings = load_config(config, arguments=arguments)

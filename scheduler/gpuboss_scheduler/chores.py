@@ -14,6 +14,7 @@ from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.lease_facts import LeaseFacts
 from gpuboss_scheduler.projections import deleted_leases, refresh_queue, repair_devices, repair_queue
 from gpuboss_scheduler.reign import BEAT_S, Reign
+from gpuboss_scheduler.retention import Retention
 from gpuboss_scheduler.sessions import Trust, lose_silent_sessions, put_back_sessions
 from gpuboss_scheduler.snapshots import Snapshots
 
@@ -43,6 +44,7 @@ class Chores:
         """`seen` is told the state whenever the log was found to hold all that it is made of."""
         self.lease_facts = LeaseFacts(reign, state)
         self.snapshots = snapshots
+        self.retention: Retention | None = None  # None: the log keeps all
         self._reign = reign
         self._state = state
         self._clock = clock
@@ -55,7 +57,7 @@ class Chores:
         self._looks = 0
         self._due_s = 0.0  # when the first of the chores is due
         self._chores = [
-            _Chore(BEAT_S, self._beat),
+            _Chore(BEAT_S, self.beat),
             _Chore(0.25, self._keep_up),
             _Chore(0.25, self._lose_sessions),
             _Chore(0.25, lambda: self.lease_facts.reclaim(clock.now_ms())),
@@ -72,7 +74,8 @@ class Chores:
         """How long there is nothing to do, at most (s)."""
         if self.snapshots.are_due():
             return 0.0
-        wait_s = self._due_s - time.monotonic()
+        due_s = self._due_s if self.retention is None else min(self._due_s, self.retention.due_s)
+        wait_s = due_s - time.monotonic()
         timer = self._state.next_timer()
         if timer is not None and timer.deadline_ms > self._ticked_ms:
             wait_s = min(wait_s, (timer.deadline_ms - self._clock.now_ms()) / 1000)
@@ -94,6 +97,8 @@ class Chores:
             self._due_s = min(chore.due_s for chore in self._chores)
         if self.snapshots.are_due():
             self.snapshots.write()
+        if self.retention is not None and time.monotonic() >= self.retention.due_s:
+            self.retention.work()
 
     def _tick(self, deadline_ms: int) -> None:
         """Append a tick if the first deadline is due: timers fire nowhere else."""
@@ -112,7 +117,8 @@ class Chores:
         if self._clock.is_behind and self._state.last_id != self._tick_id and self.has_deadlines():
             self._append_tick(self._clock.now_ms())
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
+        """Say that the leader is alive, and note where the log ends."""
         reign, state = self._reign, self._state
         reign.fence, reign.recovering_until_ms, reign.last_id = state.fence, state.recovering_until_ms, state.last_id
         server_ms = reign.beat()

@@ -16,6 +16,10 @@ NAMES = (
     "committed",  # the commit's answer is read
     "tick-appended",  # a tick stands in the log, undecided
     "snapshot-written",  # a snapshot was kept
+    "segment-begun",  # half of a segment is written to a draft
+    "segment-written",  # the draft is whole, and has no name yet
+    "segment-kept",  # the segment stands in the archive, the log still holds its entries
+    "log-trimmed",  # the log does not hold them any more
 )
 
 _armed = os.environ.get("GPUBOSS_FAILPOINT", "")

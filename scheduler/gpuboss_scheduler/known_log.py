@@ -60,11 +60,17 @@ class KnownLog:
     def missed(self, incarnation: str, log: LogReader) -> Known | None:
         """What was known, if its last entry is not there any more: others may have written on since, so where the log
         ends says nothing. `incarnation`: the name of the log that is found, empty if it has none; another name than
-        the known one means that another scheduler noticed, and began anew."""
+        the known one means that another scheduler noticed, and began anew. What a leader trimmed is not lost: who was
+        away for long may know no later entry."""
         known = self._known
         if known is None or incarnation not in ("", known.incarnation):
             return None
-        return None if log.holds(known.last_id) else known
+        if log.holds(known.last_id):
+            return None
+        # Asked for in this order: it may be trimmed right now.
+        trimmed, last_id = log.trimmed_through(), log.last_id() or "0-0"
+        is_trimmed = parse_id(known.last_id) <= parse_id(trimmed) < parse_id(last_id)
+        return None if is_trimmed else known
 
     def _try_to_write(self, file: Path) -> None:
         """A full disk must not end a reign; it is said once."""

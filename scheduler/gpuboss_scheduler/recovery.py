@@ -21,6 +21,10 @@ from gpuboss_scheduler.talk import say
 FIELDS_MOVED = 1_000  # of an entry; what has more is no event wherever it stands
 
 
+class Overtaken(Exception):
+    """The log was trimmed while it was read: somebody leads after all."""
+
+
 class Recovered(msgspec.Struct):
     """What the log says: the state at the cursor, the highest epoch and seq in the whole log, whose sessions the
     undecided requests behind the cursor belong to, and, of a log that was lost, everything undecided."""
@@ -38,8 +42,18 @@ def recover(log: LogReader, cursor: str, *, is_lost: bool = False) -> Recovered:
     """Read the log. `cursor`: the last entry decided, or empty if Redis does not say. `is_lost`: entries of the log
     are known to be gone, so that neither the cursor nor a snapshot need to belong to what is left.
 
-    Raises `LogDamaged` if the decisions in the log do not follow from it.
+    Raises `LogDamaged` if the decisions in the log do not follow from it, and `Overtaken`.
     """
+    trimmed = log.trimmed_through()
+    try:
+        return _recover(log, cursor, is_lost)
+    except LogDamaged:
+        if log.trimmed_through() != trimmed:
+            raise Overtaken from None
+        raise
+
+
+def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
     state = _snapshot_or_nothing(log)
     last_id = log.last_id() or "0-0"
     # Behind the cursor it may well stand: entries that lead to nothing are folded, and move no cursor.

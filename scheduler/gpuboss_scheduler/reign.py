@@ -40,6 +40,7 @@ class Reign:
         self.seq = seq
         self.fence = 0  # the highest that was granted, as far as the last beat was told
         self.recovering_until_ms: int | None = None
+        self.trouble = ""  # what people should know is wrong
         self.last_id = last_id  # an entry of which it is known that the log holds it
 
     def append(self, facts: Sequence[Event]) -> str:
@@ -62,7 +63,8 @@ class Reign:
     def _beat(self, leadership_ms: int) -> list[Any]:
         until_ms = "" if self.recovering_until_ms is None else self.recovering_until_ms
         keys = [self.keys.scheduler, self.keys.events]
-        return _beat(self.client, keys, [self.epoch, leadership_ms, self.fence, until_ms, self.last_id])
+        said = [self.epoch, leadership_ms, self.fence, until_ms, self.last_id, self.trouble]
+        return _beat(self.client, keys, said)
 
     @contextmanager
     def kept_alive(self) -> Iterator[None]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gpuboss
-from gpuboss.config import Config, redact_url
+from gpuboss.config import Config, RetentionConfig, SchedulerConfig, redact_url
 from gpuboss.connection import connect
 from gpuboss.core.ledger import device_key
 from gpuboss.core.machine import entry_ms
@@ -24,9 +25,11 @@ from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.known_log import Known, KnownLog
 from gpuboss_scheduler.leader import Leader
 from gpuboss_scheduler.projections import write_all
-from gpuboss_scheduler.recovery import Recovered, recover
+from gpuboss_scheduler.recovery import Overtaken, Recovered, recover
 from gpuboss_scheduler.reign import Reign
+from gpuboss_scheduler.retention import Retention
 from gpuboss_scheduler.scripts import Deposed
+from gpuboss_scheduler.segments import SegmentWriter
 from gpuboss_scheduler.server_checks import durability_of, renew_aof, run_id_of
 from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
 from gpuboss_scheduler.snapshots import Snapshots
@@ -110,7 +113,10 @@ class Scheduler:
             self._trust.answered(server_ms)
             ours = seen.leader == self._name  # it was us, before the connection broke
             if ours or watch.vacant(seen):
-                won = self._try_to_lead(client, durability, seen)
+                try:
+                    won = self._try_to_lead(client, durability, seen)
+                except Overtaken:
+                    continue
                 if won is not None:
                     return won
             elif (known := _known(seen)) is not None:
@@ -148,6 +154,7 @@ class Scheduler:
             clock = LogClock(entry_ms(won.elected_id))
             snapshots = Snapshots(reign, state, self._config.snapshot_every)
             chores = Chores(reign, state, clock, self._trust, snapshots, self._seen)
+            chores.retention = _retention(self._config, reign, state, clock, chores, self._status)
             reign.fence = state.fence
             shown = Shown(state, self._keys, self._config.replies_max)
             leader = Leader(wire, reign, state, shown, recovered.cursor, clock, chores)
@@ -167,6 +174,7 @@ class Scheduler:
         except Deposed as deposed:
             say(f"another scheduler leads ({deposed})")
         finally:
+            self._status.trouble = ""
             # Also what came after the last beat is known to have been there, and would be missed.
             if state.incarnation:  # else nothing of the log was read yet
                 self._known_log.note(_known_from(state))
@@ -209,6 +217,22 @@ def _about(name: str, durability: str, run_id: str, session_ttl_ms: int) -> dict
 def _known_from(state: State) -> Known:
     """What a leader knows of the log."""
     return Known(state.incarnation, state.epoch, state.last_id, state.fence)
+
+
+def _retention(
+    config: SchedulerConfig, reign: Reign, state: State, clock: LogClock, chores: Chores, status: Status
+) -> Retention | None:
+    """What takes entries out of the log during a reign, if any are to go."""
+
+    def tell(trouble: str) -> None:
+        if trouble != reign.trouble:
+            say(f"{trouble}; trying again" if trouble else "the log is trimmed again")
+        status.trouble = reign.trouble = trouble
+
+    if config.retention == RetentionConfig():
+        return None
+    writer = None if config.archive is None else SegmentWriter(Path(config.archive), reign.epoch)
+    return Retention(reign, state, clock, chores.snapshots, config.retention, writer, chores.beat, tell)
 
 
 def _known(seen: Seen) -> Known | None:

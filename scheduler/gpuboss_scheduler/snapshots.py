@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 from gpuboss.core import snapshot
 from gpuboss.core.machine import CORE_VERSION
 from gpuboss.core.state import State
+from gpuboss.core.stream_ids import parse_id
 from gpuboss.events import SnapshotTaken
 from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.reign import Reign, stamped
 from gpuboss_scheduler.scripts import Script
+
+REST = 100  # times as long as writing one took
 
 _snapshot = Script("snapshot")
 
@@ -22,6 +27,16 @@ class Snapshots:
         self._state = state
         self._every = every
         self._since = 0
+        self.last_id = ""  # of the last one that this reign wrote; empty: of none that it knows to be there
+        self._rested_s = 0.0  # when another one may be asked for
+
+    def covers(self, entry_id: str) -> bool:
+        """Whether an entry lies before the snapshot, which stands in for it."""
+        return bool(self.last_id) and parse_id(entry_id) < parse_id(self.last_id)
+
+    def may_be_asked_for(self) -> bool:
+        """Whether one may be written that is not due: writing them stays a hundredth of the work."""
+        return self._since > 0 and time.monotonic() >= self._rested_s
 
     def count(self, entries: int) -> None:
         """So many entries were read."""
@@ -39,6 +54,7 @@ class Snapshots:
         """Keep the state, and say so in the log. Everything that was decided must be committed. Raises `Deposed` if
         another leads, or if the entry at which the state stands is gone."""
         self._since = -1  # that it was taken will be read too, and is no reason to take another
+        started_s = time.monotonic()
         reign, state = self._reign, self._state
         keys = [reign.keys.scheduler, reign.keys.events, reign.keys.snapshot]
         with reign.kept_alive():
@@ -48,6 +64,8 @@ class Snapshots:
             arguments = [reign.epoch, reign.seq, reign.seq + 1, stamped(taken, reign.epoch, reign.seq + 1)]
             _snapshot(reign.client, keys, [*arguments, state.last_id, CORE_VERSION, digest, dumped])
         reign.seq += 1
+        self.last_id = state.last_id
+        self._rested_s = time.monotonic() + REST * (time.monotonic() - started_s)
         failpoint("snapshot-written")
 
     def write_last(self) -> None:

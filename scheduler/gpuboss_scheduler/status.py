@@ -14,6 +14,7 @@ class Status:
     def __init__(self) -> None:
         self.role: Role = "starting"
         self.problem = "not connected to Redis yet"  # why it is not ready; empty when it is
+        self.trouble = ""  # what is wrong while it leads all the same
         self._turned_s = time.monotonic()
 
     def turn(self) -> None:

@@ -137,7 +137,7 @@ def test_the_module_is_the_command() -> None:
         (["events", "--since", "99999999999999999999"], "is no id of the log"),
         (["replay", "--until", "1-2-3"], "is no id of the log"),
         (["replay", "/no/such/file"], "cannot read /no/such/file: No such file or directory"),
-        (["replay", "/"], "cannot read /: Is a directory"),
+        (["replay", "/"], "cannot read /: it is no file, and no archive either"),
         (["export", "--format", "csv"], "csv"),
         (["schema", "--type", "LeaseGrantd"], "did you mean LeaseGranted?"),
         (["release", "lease-0001", "--wait", "soon"], "--wait"),

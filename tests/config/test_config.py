@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from operator import attrgetter
 
 import pytest
 
@@ -10,6 +11,7 @@ from gpuboss.config import (
     GpuConfig,
     ModelConfig,
     PolicyConfig,
+    RetentionConfig,
     SchedulerConfig,
     ServiceConfig,
     load_config,
@@ -73,6 +75,8 @@ scheduler:
     backfill_order: short
     starve_ms: 0
   memory_file: ./known-log.json
+  retention: {age: 7d, count: 1000000}
+  archive: ./archive
   snapshot_every: 100
   replies_max: 500
 """
@@ -123,6 +127,8 @@ EVERYTHING = Config(
             starve_ms=0,
         ),
         memory_file="./known-log.json",
+        retention=RetentionConfig(age_ms=604_800_000, count=1_000_000),
+        archive="./archive",
         snapshot_every=100,
         replies_max=500,
     ),
@@ -147,6 +153,9 @@ VARIABLES = {
     "GPUBOSS_SESSION_TTL": ("3", "scheduler", "session_ttl_ms", 3000),
     "GPUBOSS_REPLIES_MAX": ("700", "scheduler", "replies_max", 700),
     "GPUBOSS_MEMORY_FILE": ("/var/lib/gpuboss/log.json", "scheduler", "memory_file", "/var/lib/gpuboss/log.json"),
+    "GPUBOSS_RETENTION_AGE": ("36h", "scheduler.retention", "age_ms", 129_600_000),
+    "GPUBOSS_RETENTION_COUNT": ("none", "scheduler.retention", "count", None),
+    "GPUBOSS_ARCHIVE": ("/var/lib/gpuboss/archive", "scheduler", "archive", "/var/lib/gpuboss/archive"),
     "GPUBOSS_LOCK_DELAY": ("1m", "scheduler", "lock_delay_ms", 60_000),
     "GPUBOSS_DURABILITY": ("replicated", "scheduler", "durability", "replicated"),
 }
@@ -211,8 +220,9 @@ def test_the_environment_is_the_process_own_by_default(monkeypatch):
 def test_each_variable_beats_the_file(write, variable, case):
     text, section, field, value = case
     config = load_config(write(WHOLE), environ={variable: text})
-    assert getattr(getattr(config, section), field) == value
-    assert getattr(getattr(EVERYTHING, section), field) != value
+    of_the_field = attrgetter(f"{section}.{field}")
+    assert of_the_field(config) == value
+    assert of_the_field(EVERYTHING) != value
 
 
 def test_the_table_of_variables_above_is_whole():

@@ -179,3 +179,13 @@ def test_it_stops_answering_when_it_ends(server: RealServer, address: str) -> No
         assert scheduler.wait(5.0) == 0
         with pytest.raises(ConnectionRefusedError):
             get(address, "/health")
+
+
+def test_what_is_wrong_is_said_while_it_leads_all_the_same(server: RealServer, address: str, tmp_path: Path) -> None:
+    archive = tmp_path / "file" / "archive"
+    archive.parent.touch()
+    scheduler = SchedulerProcess(server.url, http=address, retention_age="7d", archive=str(archive))
+    with server, scheduler:
+        scheduler.wait_leading()
+        said = f"leading; nothing is taken out of the log: cannot write the archive {archive}: Not a directory"
+        eventually(lambda: get(address, "/readyz") == Answer(200, "text/plain", said), "it to be said")

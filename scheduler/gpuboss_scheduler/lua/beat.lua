@@ -2,7 +2,7 @@
 -- The leader says that it is alive, or (lease 0) that it leads no more.
 -- KEYS  scheduler events
 -- ARGV  epoch, lease of leadership in ms, the highest fence, until when (ms) nothing is granted because entries of the
---       log were lost, or '', and the id of an entry that must be there
+--       log were lost, or '', the id of an entry that must be there, and what people should know is wrong, or ''
 -- Returns OK, the server's time in ms and whether that entry is there (1 or 0); or FENCED.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
@@ -17,5 +17,10 @@ if ARGV[4] == '' then
   redis.call('HDEL', KEYS[1], 'recovering_until_ms')
 else
   redis.call('HSET', KEYS[1], 'recovering_until_ms', ARGV[4])
+end
+if ARGV[6] == '' then
+  redis.call('HDEL', KEYS[1], 'trouble')
+else
+  redis.call('HSET', KEYS[1], 'trouble', ARGV[6])
 end
 return {'OK', string.format('%d', now_ms), #redis.call('XRANGE', KEYS[2], ARGV[5], ARGV[5])}

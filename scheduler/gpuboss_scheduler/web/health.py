@@ -51,6 +51,8 @@ class Health:
         """Whether it leads or could take over at once; 503 with the reason if not."""
         ready = self._status.role in ("leading", "standing by") and not self._status.problem
         answer = self._status.role if ready else self._status.problem or self._status.role
+        if self._status.trouble:
+            answer += f"; {self._status.trouble}"
         return PlainTextResponse(answer, status_code=200 if ready else 503)
 
     def _vram_mib(self) -> tuple[int, int]:

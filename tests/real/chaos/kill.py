@@ -1,7 +1,8 @@
 """kill -9 of the scheduler at every step that it takes, under traffic.
 
 Schedulers run in pairs, one leading and one standing by, each armed to die by SIGKILL at a named point. Whoever dies
-is replaced, until enough have died; the last one is not armed and must clear up. Then the log is verified and audited.
+is replaced, until enough have died; the last one is not armed and must clear up. All the while the log is trimmed, and
+archived before. Then the whole of it is verified, audited, and compared with what a witness saw.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.real.chaos.outcome import Outcome
-from tests.real.log_check import faults_of
+from tests.real.log_check import faults_of, whole
 from tests.real.redis_view import RedisView
 from tests.real.schedulers import DEADLINE_S, SchedulerProcess
 from tests.real.servers import RealServer
 from tests.real.traffic import PATIENCE_S, Traffic
+from tests.real.witness import Witness
 
 # How often a point is passed before the kill: at random up to this, where it is passed often enough under traffic.
 PASSES_MOST = {
@@ -31,6 +33,7 @@ PASSES_MOST = {
     "tick-appended": 4,
 }
 SNAPSHOT_EVERY = 20
+RETAINED = 100
 # The more ended leases a log remembers, the rarer its snapshots: a new log after some of them.
 KILLS_OF_A_ROUND = {"snapshot-written": 3}
 PAIR = 2  # a leader and a standby
@@ -39,11 +42,11 @@ PATIENCE_OF_A_KILL_S = 5  # where each one dies before it decides anything, on a
 
 def kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: str = "gpuboss") -> Outcome:
     """Kill `kills` schedulers at `point` in empty namespaces, and see what is left."""
-    whole = Outcome()
-    while whole.faults < kills:
-        round_kills = min(KILLS_OF_A_ROUND.get(point, kills), kills - whole.faults)
-        whole.add(_kill_at(server, point, round_kills, seed, f"{namespace}-{whole.faults}"))
-    return whole
+    outcome = Outcome()
+    while outcome.faults < kills:
+        round_kills = min(KILLS_OF_A_ROUND.get(point, kills), kills - outcome.faults)
+        outcome.add(_kill_at(server, point, round_kills, seed, f"{namespace}-{outcome.faults}"))
+    return outcome
 
 
 def _kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: str) -> Outcome:
@@ -52,25 +55,28 @@ def _kill_at(server: RealServer, point: str, kills: int, seed: int, namespace: s
     patience_s = PATIENCE_S + PATIENCE_OF_A_KILL_S * kills
     with (
         tempfile.TemporaryDirectory() as folder,
+        Witness(server, namespace) as witness,
         Traffic(server, seed, services=4, namespace=namespace, patience_s=patience_s) as traffic,
         contextlib.ExitStack() as stack,
     ):
-        config = Path(folder) / "config.yaml"
-        config.write_text(f"scheduler: {{snapshot_every: {SNAPSHOT_EVERY}}}\n")
+        config, archive = Path(folder) / "config.yaml", Path(folder) / "archive"
+        config.write_text(f"scheduler: {{snapshot_every: {SNAPSHOT_EVERY}, retention: {{count: {RETAINED}}}}}\n")
 
         def start(where: str) -> SchedulerProcess:
             environ = {"GPUBOSS_FAILPOINT": where}
-            process = SchedulerProcess(server.url, config=str(config), namespace=namespace, environ=environ)
+            process = SchedulerProcess(
+                server.url, config=str(config), archive=str(archive), namespace=namespace, environ=environ
+            )
             return stack.enter_context(process)
 
         takeovers_ms = _die_in_turn(start, armed)
         start("").wait_leading()
         traffic.stop()
-    with server.client() as client:
-        view = RedisView(client, namespace)
-        faults = faults_of(view)
-        if view.rows("leases") or view.rows("queue"):
-            faults.append("rows of leases or requests are left that are over")
+        with server.client() as client:
+            view = RedisView(client, namespace)
+            faults = faults_of(view, archive) + witness.contradicts(whole(view, archive))
+            if view.rows("leases") or view.rows("queue"):
+                faults.append("rows of leases or requests are left that are over")
     return Outcome(kills, takeovers_ms, traffic.asked, faults, traffic.lost)
 
 
