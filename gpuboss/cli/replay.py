@@ -30,7 +30,6 @@ EXAMPLES = examples(
     "gpuboss replay                            # verify the log in Redis",
     "gpuboss replay log.jsonl --json           # one that `gpuboss export` wrote; - is stdin",
     "gpuboss replay --archive /var/lib/gpuboss/archive   # what was taken out of Redis, and then Redis",
-    "gpuboss replay --until 1700000000000-0    # who held what at that entry",
     'gpuboss replay --what-if --devices "cuda:0=24GB,cuda:1=24GB,cuda:2=24GB"    # would a third card have helped?',
 )
 
