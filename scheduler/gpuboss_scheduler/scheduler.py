@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import gpuboss
-from gpuboss.config import Config, redact_url
+from gpuboss.config import Config, SchedulerConfig, redact_url
 from gpuboss.connection import connect
 from gpuboss.core.ledger import device_key
-from gpuboss.core.machine import entry_ms
+from gpuboss.core.machine import CORE_VERSION, entry_ms
 from gpuboss.core.state import State
 from gpuboss.core.stream_ids import is_id
 from gpuboss.events import DeviceLost, DeviceObserved, Event, PolicySet
 from gpuboss.keys import Keys
-from gpuboss.log import LogReader
+from gpuboss.log import LogReader, NewerLog
 from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import LogClock
 from gpuboss_scheduler.commit import Shown, commit_script
@@ -63,6 +63,7 @@ class Scheduler:
         self._stopping_asked = stopping
         self._known_log = known_log
         self._standing_by = False
+        self._newer: tuple[tuple[Seen, str | None], NewerLog] | None = None  # a log that cannot be led, and why
         self._trust = Trust(config.scheduler.session_ttl_ms)
 
     def run(self) -> None:
@@ -109,26 +110,54 @@ class Scheduler:
             seen = look(client, self._keys)
             self._trust.answered()
             ours = seen.leader == self._name  # it was us, before the connection broke
-            if ours or watch.vacant(seen):
-                log = LogReader(client, self._keys)
-                missed = self._known_log.missed(seen.incarnation, log)
-                recovered = recover(log, seen.cursor, is_lost=missed is not None)
-                failpoint("recovered")
-                facts = self._facts(recovered.state)
-                won = claim(client, self._keys, seen, recovered, missed, facts, self._about(durability))
+            problem = ""
+            if _is_newer(seen.core):
+                problem = str(NewerLog(int(seen.core)))
+            elif ours or watch.vacant(seen):
+                try:
+                    won = self._claim(client, seen, durability)
+                except NewerLog as newer:
+                    won, problem = None, str(newer)
                 if won is not None:
-                    failpoint("claimed")
-                    if missed is not None:
-                        say(f"entries of the log are gone: it ended at {missed.last_id}; a new incarnation begins")
-                    return won, recovered
+                    return won
             elif (known := _known(seen)) is not None:
                 self._known_log.note(known)
-            if not self._standing_by:
-                self._standing_by = True
-                say("standing by")
-            self._status.role, self._status.problem = "standing by", ""
-            time.sleep(LOOK_S)
+            self._wait(problem)
         return None
+
+    def _claim(self, client: redis.Redis, seen: Seen, durability: str) -> tuple[Claim, Recovered] | None:
+        """Read the log and begin a reign; None if another was faster. Raises `LogDamaged`."""
+        log = LogReader(client, self._keys)
+        if self._newer is not None and self._newer[0] == (seen, log.first_id()):
+            raise self._newer[1]  # it need not be read again to know
+        missed = self._known_log.missed(seen.incarnation, log)
+        try:
+            recovered = recover(log, seen.cursor, is_lost=missed is not None)
+        except NewerLog as newer:
+            self._newer = (seen, log.first_id()), newer
+            raise
+        failpoint("recovered")
+        facts = self._facts(recovered.state)
+        about = _about(self._name, durability, self._config.session_ttl_ms)
+        won = claim(client, self._keys, seen, recovered, missed, facts, about)
+        if won is None:
+            return None
+        failpoint("claimed")
+        if missed is not None:
+            say(f"entries of the log are gone: it ended at {missed.last_id}; a new incarnation begins")
+        if recovered.is_of_other_rules:
+            say(f"core {recovered.state.core} decided this log so far; from here on core {CORE_VERSION} does")
+        return won, recovered
+
+    def _wait(self, problem: str) -> None:
+        """Stand by until the next look. `problem`: why this one could not lead if it had to; said once."""
+        if not self._standing_by:
+            self._standing_by = True
+            say("standing by")
+        if problem and problem != self._status.problem:
+            say(f"cannot lead: {problem}")
+        self._status.role, self._status.problem = "standing by", problem
+        time.sleep(LOOK_S)
 
     def _reign(self, client: redis.Redis, won: Claim, recovered: Recovered) -> None:
         reign, state = won.reign, recovered.state
@@ -144,6 +173,8 @@ class Scheduler:
                 through = self._lose_sessions(reign, recovered) or won.last_id
                 failpoint("facts-appended")
                 write_all(reign, state)
+                if recovered.is_of_other_rules and LogReader(client, self._keys).holds(state.last_id):
+                    snapshots.write()  # the last that other rules led to, before ours decide
                 leader.catch_up(through)
             clock.at_least(state.now_ms)
             say(f"leading epoch={reign.epoch} cursor={state.last_id}")
@@ -169,7 +200,7 @@ class Scheduler:
 
     def _facts(self, state: State) -> list[Event]:
         """What a new leader finds, and the log does not say: the rules and the devices."""
-        policy = self._policy()
+        policy = _policy(self._config)
         is_new = policy != state.policy or not state.policy_recorded
         return [*([policy] if is_new else []), *_device_facts(state, self._node, self._devices)]
 
@@ -180,22 +211,28 @@ class Scheduler:
             return LogReader(reign.client, self._keys).last_id()
         return None
 
-    def _policy(self) -> PolicySet:
-        policy = self._config.policy
-        return PolicySet(
-            head_start_ms=policy.head_start_ms,
-            margin_mib=policy.margin_mib,
-            session_ttl_ms=self._config.session_ttl_ms,
-            lock_delay_ms=self._config.lock_delay_ms,
-        )
 
-    def _about(self, durability: str) -> dict[str, str | int]:
-        return {
-            "leader": self._name,
-            "version": gpuboss.__version__,
-            "durability": durability,
-            "session_ttl_ms": self._config.session_ttl_ms,
-        }
+def _about(name: str, durability: str, session_ttl_ms: int) -> dict[str, str | int]:
+    return {
+        "leader": name,
+        "version": gpuboss.__version__,
+        "durability": durability,
+        "session_ttl_ms": session_ttl_ms,
+    }
+
+
+def _policy(config: SchedulerConfig) -> PolicySet:
+    return PolicySet(
+        head_start_ms=config.policy.head_start_ms,
+        margin_mib=config.policy.margin_mib,
+        session_ttl_ms=config.session_ttl_ms,
+        lock_delay_ms=config.lock_delay_ms,
+    )
+
+
+def _is_newer(core: str) -> bool:
+    """Whether the hash says that a newer core leads or led."""
+    return core.isdecimal() and int(core) > CORE_VERSION
 
 
 def _known(seen: Seen) -> Known | None:
