@@ -150,7 +150,8 @@ class SchedulerElected(Event, frozen=True, omit_defaults=True):
     """A scheduler's reign begins. `core` is the version of the decision rules, `incarnation` the log's own name.
 
     `lost` is there where entries of the log are gone that were there before: a new incarnation begins, in which
-    nothing is granted until whoever holds a lease had time to say so.
+    nothing is granted until whoever holds a lease had time to say so. `cursor` is there where the reigns before had
+    another core: the last entry that they decided.
     """
 
     scheduler: Text
@@ -158,6 +159,7 @@ class SchedulerElected(Event, frozen=True, omit_defaults=True):
     core: Ms
     incarnation: Text
     lost: LogLost | None = None
+    cursor: StreamId | None = None
 
 
 class PolicySet(Event, frozen=True):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from msgspec import MsgspecError
 
+import gpuboss
 from gpuboss.core import snapshot
 from gpuboss.core.machine import CORE_VERSION
 from gpuboss.core.state import State
@@ -22,6 +23,17 @@ PAGE = 1000  # entries in one answer: larger pages are slower, smaller ones too
 
 class LogDamaged(GPUBossError):
     """What the log or its snapshot holds cannot be used; the message says what, and what to do."""
+
+
+class NewerLog(LogDamaged):
+    """The log, or its snapshot, was written by rules that these do not know."""
+
+    def __init__(self, core: int) -> None:
+        super().__init__(
+            f"core {core} decides this log, and this version, {gpuboss.__version__}, knows the rules through core "
+            f"{CORE_VERSION}: use one as new as the scheduler that wrote it, or another namespace"
+        )
+        self.core = core
 
 
 class Entry(NamedTuple):
@@ -93,7 +105,8 @@ class LogReader:
         return None if cursor is None else cursor.decode()
 
     def snapshot(self) -> State | None:
-        """The state that the snapshot holds, if this core wrote it. Raises `LogDamaged` if it was changed since."""
+        """The state that the snapshot holds, if there is one. Raises `NewerLog` if a newer core wrote it, and
+        `LogDamaged` if it was changed since."""
         from redis.exceptions import ResponseError
 
         try:
@@ -102,8 +115,11 @@ class LogReader:
             raise LogDamaged(
                 "what stands at the snapshot's key is no snapshot; delete it while the log is whole"
             ) from None
-        if not stored or stored.get(b"core") != str(CORE_VERSION).encode():
+        core = stored.get(b"core", b"")
+        if not core.isdigit():
             return None
+        if int(core) > CORE_VERSION:
+            raise NewerLog(int(core))
         return load_snapshot(stored.get(b"state", b""), stored.get(b"digest", b"").decode("ascii", "replace"))
 
 

@@ -188,8 +188,18 @@ def _verify(source: Source, until: str | None) -> tuple[Verifier, int]:
         for entry in shown(source.entries(), source.length, "replaying"):
             if last is not None and parse_id(entry.id) > last:
                 return verifier, verifier.finish(cut=True)
-            verifier.feed(entry.id, entry.fields)
+            _feed(verifier, entry)
     return verifier, verifier.finish(cut=last is not None)
+
+
+def _feed(verifier: Verifier, entry: Entry) -> None:
+    from gpuboss.core.takeover import NewerCore
+    from gpuboss.log import NewerLog
+
+    try:
+        verifier.feed(entry.id, entry.fields)
+    except NewerCore as newer:
+        raise NewerLog(newer.core) from None
 
 
 def _from_redis(log: LogReader, asked: Asked) -> Source:

@@ -24,7 +24,7 @@ def document(verifier: Verifier, undecided: int, origin: str) -> dict[str, Any]:
     state = verifier.state
     return {
         "events": verifier.events,
-        "decisions": verifier.decisions,
+        "decisions": verifier.decisions + verifier.takeover.decisions,
         "divergences": verifier.divergences,
         "digest": digest(dump(state)),
         "leases": projections.lease_rows(state),
@@ -33,25 +33,30 @@ def document(verifier: Verifier, undecided: int, origin: str) -> dict[str, Any]:
         "undecided": undecided,
         "from": origin,
         "snapshots": verifier.checkpoints.compared,
+        "taken_over": verifier.takeover.decisions,
     }
 
 
 def report(verifier: Verifier, undecided: int, origin: str) -> str:
     """The verdict first, then what it rests on; escaped."""
-    state, found = verifier.state, verifier.divergences
+    state, found, taken_over = verifier.state, verifier.divergences, verifier.takeover.decisions
     start = "beginning" if origin == BEGINNING else origin
     lines = [
         f"{count(len(found), 'divergence')}: the log is not what its inputs lead to"
         if found
         else "verified: every recorded decision was derived again, and nothing differs"
+        if not taken_over
+        else "verified: every decision of these rules was derived again, and nothing differs"
     ]
     lines += [
         f"replayed {count(verifier.events, 'event')} from the {start} through {state.last_id}, "
-        f"{count(verifier.decisions, 'decision')} among them",
+        f"{count(verifier.decisions + taken_over, 'decision')} among them",
         f"then there are {count(len(state.ledger.leases), 'lease')}, {len(state.waitlist.by_id):,} waiting, "
         f"{count(len(state.ledger.devices), 'device')}",
         f"digest {digest(dump(state))}",
     ]
+    if taken_over:
+        lines.append(f"{count(taken_over, 'decision')} of other versions of the rules were taken as they stand there")
     checked = verifier.checkpoints
     if checked.compared:
         what = count(checked.compared, "snapshot")

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from gpuboss import events
-from gpuboss.events import Event, RejectionReason, Stamp
+from gpuboss.events import Decision, Event, RejectionReason, Stamp
 
 DATA_BYTES_MAX = 64 * 1024
 STAMPED_BYTES_MAX = 1024 * 1024  # a grant of 1,024 MIG slices names them all
@@ -115,6 +115,15 @@ def read_event(fields: Sequence[bytes]) -> Event | Refusal:
         return Refusal("malformed", f"data is UTF-8; byte {error.start} is not")
     except (msgspec.DecodeError, RecursionError) as error:
         return Refusal("malformed", f"data is no JSON object: {error}")
+
+
+def read_decision(type_name: bytes, data: bytes) -> Decision | None:
+    """What a scheduler decided, of any size; None for what cannot be read."""
+    try:
+        decoded = _DECODERS[type_name].decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return decoded if isinstance(decoded, Decision) else None
 
 
 def refuse(data: bytes, reason: RejectionReason, detail: str) -> Refusal:

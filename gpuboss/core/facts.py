@@ -91,7 +91,7 @@ def tick(turn: Turn, event: ClockTicked) -> None:
         elif timer.kind is TimerKind.WAIT_TIMEOUT:
             waiting = state.waitlist.by_id[timer.lease_id]
             if state.recovering_until_ms is not None:
-                _wait_longer(turn, waiting, state.recovering_until_ms)
+                wait_longer(turn, waiting, state.recovering_until_ms)
             else:
                 end_waiting(turn, waiting, "timeout", f"no room within {waiting.request.wait_ms} ms")
         elif timer.kind is TimerKind.STARVATION:
@@ -149,7 +149,7 @@ def _set_recovery_end(turn: Turn) -> None:
         turn.state.timers.set(until_ms, TimerKind.RECOVERY_END, "")
 
 
-def _wait_longer(turn: Turn, waiting: Waiting, until_ms: int) -> None:
+def wait_longer(turn: Turn, waiting: Waiting, until_ms: int) -> None:
     """Nobody's wait is over while a lost log recovers: the grant may be among what was lost, and then its holder has
     until the end to say so."""
     waiting.wait_until_ms = until_ms + 1

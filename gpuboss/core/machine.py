@@ -39,7 +39,7 @@ from gpuboss.events import (
     VramReclaimed,
 )
 
-CORE_VERSION = 2  # grows whenever the same log could lead to other decisions
+CORE_VERSION = 1  # grows whenever the same log could lead to other decisions, or to another state
 
 _HANDLERS: dict[type[Event], Callable[[Turn, Any], None]] = {
     LeaseRequested: requests.ask,

@@ -17,15 +17,13 @@ from msgspec.structs import replace
 from gpuboss import events
 from gpuboss.core.checkpoints import Checkpoints
 from gpuboss.core.divergence import Divergence
-from gpuboss.core.door import is_decision, is_stamped, read_data, read_stamp, read_type
-from gpuboss.core.machine import follows, step, take_stamp
+from gpuboss.core.door import is_decision, is_stamped, read_data, read_decision, read_stamp, read_type
+from gpuboss.core.machine import CORE_VERSION, follows, step, take_stamp
 from gpuboss.core.state import State
 from gpuboss.core.stream_ids import is_id, is_later, parse_id
+from gpuboss.core.takeover import Takeover
 from gpuboss.events import Decision, Event, EventRejected, Stamp
 
-_DECODERS: dict[bytes, msgspec.json.Decoder[Decision]] = {
-    name.encode(): msgspec.json.Decoder(cls) for name, cls in events.DECISIONS.items()
-}
 _NAMES: dict[type[Event], bytes] = {cls: name.encode() for name, cls in events.DECISIONS.items()}
 _encode = msgspec.json.Encoder().encode
 
@@ -52,6 +50,7 @@ class Verifier:
         self.decisions = 0
         self.divergences: list[Divergence] = []
         self.checkpoints = Checkpoints(state)
+        self.takeover = Takeover(state, self.checkpoints, lambda entry_id: self._is_strangers(entry_id, None))
         self._forged = functools.cache(forged)
         self._last_cause = None if last_cause is None else functools.cache(last_cause)
         self._cursor = None if cursor is None else parse_id(cursor)
@@ -70,19 +69,25 @@ class Verifier:
             self._diverge(entry_id, "it is repeated, or stands behind a later entry", _raw(fields), None)
             return
         self._last_id = entry_id
-        if self._is_expected(fields):
+        if self.state.core != CORE_VERSION:
+            for each in self.takeover.feed(entry_id, fields, self.divergences):
+                self._apply(each.entry_id, each.fields, after=each.before)
+        elif self._is_expected(fields):
             self.decisions += 1
             self.state.last_id = entry_id
             self.state.seq += 1
             self._resume_at = None
-            return
+        else:
+            self._look_closely(entry_id, fields)
+
+    def _look_closely(self, entry_id: str, fields: Sequence[bytes]) -> None:
         type_name = read_type(fields)
         if type_name is None or not is_stamped(type_name):
             self._apply(entry_id, fields)
             return
         data = read_data(fields)
         stamp = read_stamp(data)
-        recorded = _read_decision(type_name, data) if is_decision(type_name) else None
+        recorded = read_decision(type_name, data) if is_decision(type_name) else None
         counted: Stamp | None = stamp
         if follows(self.state, type_name, stamp):
             self._resume_at = None
@@ -107,7 +112,10 @@ class Verifier:
         An input counts as decided if the cursor says so, or if the log holds a decision of a later one. Returns
         how many inputs at the end have not all their decisions yet, which is no divergence.
         """
-        undecided = 0
+        rest = self.takeover.rest()
+        undecided = len(rest) if self.state.core else 0
+        for each in () if self.state.core else rest:  # no scheduler ever led
+            self._apply(each.entry_id, each.fields, after=each.before)
         decided_through = parse_id(self._decided_through)
         for cause, derived in self._derived.items():
             at = parse_id(cause)
@@ -122,9 +130,9 @@ class Verifier:
         """Whether this is, byte for byte, the decision that is due next; then it is paired. Most decisions are,
         and need not be decoded to be verified. All else is looked at closely."""
         epoch = self.state.epoch
-        if len(fields) != 4 or fields[1] not in _DECODERS or epoch == 0 or not self._in_order:
+        if len(fields) != 4 or not is_decision(fields[1]) or epoch == 0 or not self._in_order:
             return False
-        cause = self._first_cause()
+        cause = _first_cause(self._causes, self._derived)
         if cause is None:
             return False
         due = self._derived[cause]
@@ -138,14 +146,12 @@ class Verifier:
         self._decided_through = cause
         return True
 
-    def _first_cause(self) -> str | None:
-        """The first entry that leads to decisions which were not found yet."""
-        causes = self._causes
-        while causes and causes[0] not in self._derived:
-            causes.popleft()
-        return causes[0] if causes else None
-
-    def _apply(self, entry_id: str, fields: Sequence[bytes], *, is_input: bool = True) -> None:
+    def _apply(
+        self, entry_id: str, fields: Sequence[bytes], *, is_input: bool = True, after: Stamp | None = None
+    ) -> None:
+        """`after`: the stamp that counted before it, where what stands behind it was counted already."""
+        if after is not None:
+            self.state.epoch, self.state.seq = after.epoch, after.seq
         before = self.state.inputs
         told = step(self.state, entry_id, fields).told
         if is_input:
@@ -217,7 +223,7 @@ class Verifier:
                 return  # derived before the snapshot was written, from which this verification began
             self._diverge(entry_id, f"nothing more was to be decided for {cause}", recorded, None)
             return
-        self._in_order = self._in_order and cause == self._first_cause()
+        self._in_order = self._in_order and cause == _first_cause(self._causes, self._derived)
         if not _agree(recorded, derived[0]) and any(_agree(recorded, each) for each in derived):
             while not _agree(recorded, derived[0]):
                 self._diverge(entry_id, "a decision that comes before it is missing", None, derived.pop(0))
@@ -246,6 +252,13 @@ class Verifier:
         self.divergences.append(Divergence(entry_id, problem, found, None if derived is None else _shown(derived)))
 
 
+def _first_cause(causes: deque[str], derived: dict[str, list[Decision]]) -> str | None:
+    """The first entry that leads to decisions which were not found yet."""
+    while causes and causes[0] not in derived:
+        causes.popleft()
+    return causes[0] if causes else None
+
+
 def _parse_or_zero(text: str) -> tuple[int, int]:
     """The same for a text that need not be one."""
     return parse_id(text) if is_id(text) else (0, 0)
@@ -268,13 +281,6 @@ def _added(data: bytes, derived: Decision) -> dict[str, Any]:
         return {"(unreadable)": str(error)}  # what is not looked for is skipped when a decision is read, whatever it is
     known = {*msgspec.json.decode(_encode(derived)), "epoch", "seq"}
     return {name: value for name, value in recorded.items() if name not in known}
-
-
-def _read_decision(type_name: bytes, data: bytes) -> Decision | None:
-    try:
-        return _DECODERS[type_name].decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def _shown(decision: Decision) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Seen(NamedTuple):
     version: str
     fence: str
     run_id: str
+    core: str
 
 
 def look(client: redis.Redis, keys: Keys) -> tuple[Seen, int]:
@@ -99,6 +100,7 @@ def claim(
         core=CORE_VERSION,
         incarnation=incarnation or secrets.token_hex(8),
         lost=None if missed is None else LogLost(missed.last_id, missed.fence + FENCE_GAP),
+        cursor=recovered.cursor if recovered.is_of_other_rules else None,
     )
     shown = about | {"incarnation": elected.incarnation, "core": CORE_VERSION}
     what_is_lost = "" if missed is None else "snapshot" if recovered.snapshot_is_ahead else "log"

@@ -9,13 +9,15 @@ from __future__ import annotations
 import msgspec
 
 from gpuboss.core.addresses import session_member
+from gpuboss.core.adoption import forget_plans
 from gpuboss.core.door import is_decision, is_stamped, read_data, read_event, read_stamp, read_type
-from gpuboss.core.machine import follows
+from gpuboss.core.machine import CORE_VERSION, follows
 from gpuboss.core.state import State
 from gpuboss.core.stream_ids import is_id, parse_id
+from gpuboss.core.takeover import NewerCore
 from gpuboss.core.verification import Verifier
-from gpuboss.events import Decision, EventRejected, LeaseRequested, SnapshotTaken, Stamp
-from gpuboss.log import Entry, LogDamaged, LogReader
+from gpuboss.events import Decision, EventRejected, LeaseRequested, SchedulerElected, SnapshotTaken, Stamp
+from gpuboss.log import Entry, LogDamaged, LogReader, NewerLog
 from gpuboss_scheduler.talk import say
 
 FIELDS_MOVED = 1_000  # of an entry; what has more is no event wherever it stands
@@ -37,12 +39,18 @@ class Recovered(msgspec.Struct):
     undecided: list[Entry]
     snapshot_is_ahead: bool = False  # of a log of which entries are gone
 
+    @property
+    def is_of_other_rules(self) -> bool:
+        """Whether an older core decided what was decided last."""
+        return self.state.core not in (0, CORE_VERSION)
+
 
 def recover(log: LogReader, cursor: str, *, is_lost: bool = False) -> Recovered:
     """Read the log. `cursor`: the last entry decided, or empty if Redis does not say. `is_lost`: entries of the log
     are known to be gone, so that neither the cursor nor a snapshot need to belong to what is left.
 
-    Raises `LogDamaged` if the decisions in the log do not follow from it, and `Overtaken`.
+    Raises `LogDamaged` if the decisions in the log do not follow from it, `NewerLog` if a newer core decides it, and
+    `Overtaken`.
     """
     trimmed = log.trimmed_through()
     try:
@@ -73,11 +81,12 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
     tail = Recovered(state, cursor, 0, 0, [], [], is_ahead)
     highest = _last(state)
     cursor_id = parse_id(cursor)
-    whole = True  # whether everything up to here is applied: what is behind the first undecided entry is not
+    whole, through = True, state.last_id  # whether, and through which entry, everything up to here was decided
     for entry in log.entries(after=state.last_id):
         whole = whole and (parse_id(entry.id) <= cursor_id or _is_next_decision(entry, state))
         if whole:
-            verifier.feed(entry.id, entry.fields)
+            through = entry.id
+            _feed(verifier, entry)
             highest = _last(state)
         else:
             before, highest = highest, _peek(entry, highest, tail.tail_sessions)
@@ -85,6 +94,8 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
                 tail.undecided.append(entry)
             if highest is not before and _is_decision(entry) and parse_id(_cause(entry)) <= cursor_id:
                 _compare(verifier, entry, before)
+    if tail.is_of_other_rules:
+        _take_over(verifier, cursor, through)
     verifier.finish()
     if verifier.divergences:
         first = verifier.divergences[0]
@@ -94,6 +105,23 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
         )
     tail.epoch, tail.seq = highest.epoch, highest.seq
     return tail
+
+
+def _feed(verifier: Verifier, entry: Entry) -> None:
+    try:
+        verifier.feed(entry.id, entry.fields)
+    except NewerCore as newer:
+        raise NewerLog(newer.core) from None
+
+
+def _take_over(verifier: Verifier, cursor: str, through: str) -> None:
+    """The log so far was decided by other rules, as far as `cursor`; everything through `through` was applied."""
+    state = verifier.state
+    if state.core > CORE_VERSION:
+        raise NewerLog(state.core)
+    verifier.takeover.adopt_through(cursor)
+    forget_plans(state)
+    state.last_id = through
 
 
 def _compare(verifier: Verifier, entry: Entry, before: Stamp) -> None:
@@ -110,6 +138,8 @@ def _snapshot_or_nothing(log: LogReader) -> State:
     """The snapshot's state. A damaged one is no loss while the log is whole."""
     try:
         return log.snapshot() or State()
+    except NewerLog:
+        raise
     except LogDamaged as damaged:
         if log.trimmed():
             raise
@@ -130,6 +160,9 @@ def _peek(entry: Entry, highest: Stamp, sessions: list[str]) -> Stamp:
     type_name = read_type(entry.fields)
     stamp = _stamp(entry)
     if type_name is not None and _is_next(type_name, stamp, highest):
+        event = read_event(entry.fields)
+        if isinstance(event, SchedulerElected) and event.core > CORE_VERSION:
+            raise NewerLog(event.core)
         return stamp
     if type_name == b"LeaseRequested":
         event = read_event(entry.fields)

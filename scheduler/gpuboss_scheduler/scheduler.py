@@ -11,12 +11,12 @@ import gpuboss
 from gpuboss.config import Config, RetentionConfig, SchedulerConfig, redact_url
 from gpuboss.connection import connect
 from gpuboss.core.ledger import device_key
-from gpuboss.core.machine import entry_ms
+from gpuboss.core.machine import CORE_VERSION, entry_ms
 from gpuboss.core.state import State
 from gpuboss.core.stream_ids import is_id
 from gpuboss.events import DeviceLost, DeviceObserved, Event
 from gpuboss.keys import Keys
-from gpuboss.log import LogReader
+from gpuboss.log import LogReader, NewerLog
 from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import LogClock
 from gpuboss_scheduler.commit import Shown, commit_script
@@ -66,6 +66,7 @@ class Scheduler:
         self._stopping_asked = stopping
         self._known_log = known_log
         self._standing_by = False
+        self._newer: tuple[tuple[Seen, str | None], NewerLog] | None = None  # a log that cannot be led, and why
         self._trust = Trust(config.scheduler.session_ttl_ms)
 
     def run(self) -> None:
@@ -112,27 +113,34 @@ class Scheduler:
             seen, server_ms = look(client, self._keys)
             self._trust.answered(server_ms)
             ours = seen.leader == self._name  # it was us, before the connection broke
-            if ours or watch.vacant(seen):
+            problem, won = "", None
+            if _is_newer(seen.core):
+                problem = str(NewerLog(int(seen.core)))
+            elif ours or watch.vacant(seen):
                 try:
                     won = self._try_to_lead(client, durability, seen)
+                except NewerLog as newer:
+                    problem = str(newer)
                 except Overtaken:
                     continue
                 if won is not None:
                     return won
             elif (known := _known(seen)) is not None:
                 self._known_log.note(known)
-            if not self._standing_by:
-                self._standing_by = True
-                say("standing by")
-            self._status.role, self._status.problem = "standing by", ""
-            time.sleep(LOOK_S)
+            self._wait(problem)
         return None
 
     def _try_to_lead(self, client: redis.Redis, durability: str, seen: Seen) -> tuple[Claim, Recovered] | None:
         """Recover from the log, and claim. None if somebody else was faster."""
         log = LogReader(client, self._keys)
+        if self._newer is not None and self._newer[0] == (seen, log.first_id()):
+            raise self._newer[1]  # it need not be read again to know
         missed = self._known_log.missed(seen.incarnation, log)
-        recovered = recover(log, seen.cursor, is_lost=missed is not None)
+        try:
+            recovered = recover(log, seen.cursor, is_lost=missed is not None)
+        except NewerLog as newer:
+            self._newer = (seen, log.first_id()), newer
+            raise
         failpoint("recovered")
         run_id = run_id_of(client)
         if seen.run_id not in ("", run_id) and durability != "none":
@@ -145,7 +153,19 @@ class Scheduler:
         failpoint("claimed")
         if missed is not None:
             say(f"entries of the log are gone: it ended at {missed.last_id}; a new incarnation begins")
+        if recovered.is_of_other_rules:
+            say(f"core {recovered.state.core} decided this log so far; from here on core {CORE_VERSION} does")
         return won, recovered
+
+    def _wait(self, problem: str) -> None:
+        """Stand by until the next look. `problem`: why this one could not lead if it had to; said once."""
+        if not self._standing_by:
+            self._standing_by = True
+            say("standing by")
+        if problem and problem != self._status.problem:
+            say(f"cannot lead: {problem}")
+        self._status.role, self._status.problem = "standing by", problem
+        time.sleep(LOOK_S)
 
     def _reign(self, client: redis.Redis, won: Claim, recovered: Recovered) -> None:
         reign, state = won.reign, recovered.state
@@ -162,6 +182,8 @@ class Scheduler:
                 through = self._lose_sessions(reign, recovered) or won.last_id
                 failpoint("facts-appended")
                 write_all(reign, state)
+                if recovered.is_of_other_rules and LogReader(client, self._keys).holds(state.last_id):
+                    snapshots.write()  # the last that other rules led to, before ours decide
                 leader.catch_up(through)
             clock.at_least(state.now_ms)
             say(f"leading epoch={reign.epoch} cursor={state.last_id}")
@@ -212,6 +234,11 @@ def _about(name: str, durability: str, run_id: str, session_ttl_ms: int) -> dict
         "run_id": run_id,
         "session_ttl_ms": session_ttl_ms,
     }
+
+
+def _is_newer(core: str) -> bool:
+    """Whether the hash says that a newer core leads or led."""
+    return core.isdecimal() and int(core) > CORE_VERSION
 
 
 def _known_from(state: State) -> Known:

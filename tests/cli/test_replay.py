@@ -67,6 +67,7 @@ def test_an_honest_log(console: Console, client: redis.Redis) -> None:
         "undecided": 0,
         "from": "beginning",
         "snapshots": 0,
+        "taken_over": 0,
     }
 
 
@@ -323,7 +324,8 @@ def test_a_trimmed_log_without_a_snapshot(console: Console, client: redis.Redis)
     [
         ("digest", "0" * 64, "the snapshot was changed after it was written"),
         ("state", "{}", "the snapshot was changed after it was written"),
-        ("core", "0", "there is no snapshot that these rules can read"),
+        ("core", "", "there is no snapshot that these rules can read"),
+        ("core", "99", "core 99 decides this log"),
     ],
 )
 def test_a_trimmed_log_with_a_snapshot_that_cannot_be_used(

@@ -164,12 +164,18 @@ def test_what_takes_long_is_not_taken_for_death(server: RealServer, view: RedisV
 def test_of_many_one_leads(server: RealServer, view: RedisView) -> None:
     with contextlib.ExitStack() as stack:
         all_of_them = [stack.enter_context(SchedulerProcess(server.url)) for _ in range(4)]
+        began_s = None
         for epoch in (1, 2, 3):
             eventually(lambda: any(leads(each) for each in all_of_them), "one to lead")
+            took_s = 0.0 if began_s is None else time.monotonic() - began_s
+            assert took_s <= TAKEOVER_S, f"it took {took_s:.2f} s"
             [leader] = [each for each in all_of_them if leads(each)]
             assert f"leading epoch={epoch} " in leader.stderr
             assert view.scheduler()["leader"].split(":")[1] == str(leader.process.pid if leader.process else "")
             all_of_them.remove(leader)
+            for each in all_of_them:
+                each.wait_for("standing by")
+            began_s = time.monotonic()
             leader.kill()
         [last] = all_of_them
         last.wait_for("leading epoch=4")

@@ -179,13 +179,13 @@ def test_without_its_snapshot_the_log_is_enough(server: RealServer, view: RedisV
         assert before.keys() == set(held)
 
 
-def test_a_snapshot_of_another_core_is_passed_over(server: RealServer, view: RedisView) -> None:
+def test_a_snapshot_of_an_older_core_that_cannot_be_read_is_passed_over(server: RealServer, view: RedisView) -> None:
     service = Service(view, "worker")
     with SchedulerProcess(server.url) as scheduler:
         scheduler.wait_leading()
         held = service.lease(1000)
         assert scheduler.terminate() == 0
-    changed: dict[Any, Any] = {"core": "99", "state": "of a kind that nobody knows yet", "digest": "0"}
+    changed: dict[Any, Any] = {"core": "0", "state": "of a kind that nobody knows yet", "digest": "0"}
     view.client.hset(view.key("snapshot"), mapping=changed)
     with SchedulerProcess(server.url) as scheduler:
         scheduler.wait_leading()
