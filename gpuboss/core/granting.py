@@ -35,9 +35,11 @@ def grant_pass(turn: Turn) -> None:
 
 def _walk(turn: Turn, before: Reservations) -> bool:
     """Walk the heads of the shapes in order: grant who has a place, reserve for who has none. If those who pass others
-    are to be served shortest first, of them only the shortest is granted; then true, and it is to be walked again."""
+    are to be served shortest first, of them only the shortest is granted; then true, and it is to be walked again. Who
+    had a reservation passes nobody: it takes what was kept for it."""
     state = turn.state
     state.reservations = Reservations()
+    shortest_first = state.policy.backfill_order == "short"
     shortest: tuple[int, int, int, Waiting, list[Device]] | None = None
     queue = _heads(state)
     while queue:
@@ -49,13 +51,15 @@ def _walk(turn: Turn, before: Reservations) -> bool:
         if devices is None:
             heapq.heappop(queue)  # no other of this shape has a place either
             _keep_for(state, waiting, able, before)
-        elif state.policy.backfill_order == "short" and state.reservations.in_order:
+        elif shortest_first and state.reservations.in_order and before.of(waiting) is None:
             heapq.heappop(queue)
             life_ms = MS_MAX if shape.ttl_ms is None else shape.ttl_ms
             passes = (life_ms, waiting.key, waiting.arrival, waiting, devices)
             shortest = passes if shortest is None else min(shortest, passes)
         else:
             _grant(turn, waiting, devices)
+            if shortest is not None:
+                return True  # it may have taken the place that was found for the shortest
             _advance(state, queue, shape)
     if shortest is not None:
         _grant(turn, *shortest[3:])
@@ -145,16 +149,17 @@ def _keep_promises(turn: Turn, before: Reservations) -> None:
     """The first reservation is a promise, for as long as its request waits. It moves later only for what is outside
     the rules, or for a request that comes before it; then that is said."""
     kept = turn.state.reservations
+    _promise_to_first(kept)
     for each in before.in_order:
         if each.promised_ms is None or each.waiting.gone:
             continue
-        now = kept.of(each.waiting)
-        if now is None or now.start_ms is None or now.start_ms > each.promised_ms:
-            is_first = now is not None and now is kept.in_order[0]
-            _tell_moved(turn, each.waiting, each.promised_ms, now.start_ms if now is not None and is_first else None)
-        else:
-            now.promised_ms = each.promised_ms
-    _promise_to_first(kept)
+        after = kept.of(each.waiting)
+        starts_by_ms = None if after is None else after.promised_ms
+        holds = after is not None and after.start_ms is not None and after.start_ms <= each.promised_ms
+        if not holds:
+            _tell_moved(turn, each.waiting, each.promised_ms, starts_by_ms)
+        elif after is not None and starts_by_ms is None:
+            after.promised_ms = each.promised_ms
 
 
 def _promise_to_first(kept: Reservations) -> None:

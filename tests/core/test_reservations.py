@@ -239,6 +239,16 @@ def test_shortest_first_holds_for_those_who_pass_and_for_nobody_before_them():
     assert scenario.release("a")[1:] == ["granted long on cuda:0", "granted briefer on cuda:0"]
 
 
+def test_shortest_first_takes_nothing_from_who_has_a_reservation_behind_the_first():
+    scenario = with_rules(24_576, 24_576, backfill_order="short")
+    scenario.request("a", 20_000, device="cuda:0", ttl_ms=900)
+    scenario.request("b", 20_000, device="cuda:1", ttl_ms=800)
+    scenario.request("first", 24_576, device="cuda:0")
+    scenario.request("second", 24_000, device="cuda:1")
+    scenario.request("brief", 10_000, device="cuda:1", ttl_ms=900)
+    assert scenario.release("b")[1:] == ["granted second on cuda:1"]
+
+
 # ---------------------------------------------------------------- renewals
 
 

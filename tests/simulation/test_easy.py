@@ -16,7 +16,8 @@ PUBLISHED = "GPUBOSS_PUBLISHED_SWF"  # names a log with its published waits, whi
 
 def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("easy", SCRIPT)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["easy"] = module
     spec.loader.exec_module(module)
@@ -74,7 +75,7 @@ def swf(jobs: list[Job]) -> str:
 def test_every_job_starts_when_it_was_computed_to(jobs: list[Job]) -> None:
     published = EASY.read(swf(jobs))
     assert (published.device_mib, len(published.jobs)) == (10, len(jobs))
-    assert EASY.differences(published, EASY.Ties()) == []
+    assert EASY.differences(published, EASY.RIGHT_TIES) == []
 
 
 @pytest.mark.parametrize(
