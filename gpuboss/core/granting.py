@@ -30,78 +30,88 @@ def grant_pass(turn: Turn) -> None:
     if not state.waitlist.by_id or state.recovering_since_ms is not None:
         state.reservations = Reservations()
     else:
-        while _walk(turn, before):
+        while _Walk(turn, before).must_be_repeated():
             pass
     _keep_promises(turn, before)
 
 
-def _walk(turn: Turn, before: Reservations) -> bool:
-    """Look at those who wait, in order: grant who has a place, and reserve for the first who have none. If those who
-    pass others are to be served shortest first, of them only the shortest is granted; then true, and it is to be
-    walked again."""
-    state = turn.state
-    state.reservations = Reservations()
-    fronts = state.fronts.all(state.waitlist, state.ledger.version, state.candidates)
-    shortest = _until_all_is_reserved(turn, fronts, before)
-    if len(state.reservations.first) >= state.policy.reservations:
-        shortest = _who_fits(turn, [front for _, _, front in fronts], shortest)
-    if shortest is not None:
-        _grant(turn, *shortest[3:])
-    return shortest is not None
+class _Walk:
+    """One walk through those who wait, in order: who has a place is granted it, and for the first who have none one is
+    reserved. If those who pass others are to be served shortest first, of them only the shortest is granted, and it is
+    to be walked again. Who had a reservation passes nobody: it takes what was kept for it."""
 
+    def __init__(self, turn: Turn, before: Reservations) -> None:
+        self._turn = turn
+        self._state = turn.state
+        self._state.reservations = Reservations()
+        self._before = before
+        self._shortest: Passing | None = None
+        self._is_stale = False  # a grant may have taken the place that was found for the shortest
 
-def _until_all_is_reserved(turn: Turn, fronts: list[Head], before: Reservations) -> Passing | None:
-    """The heads of the shapes one after the other, until as many of them have no place as may have one reserved."""
-    state = turn.state
-    heads, passed = list(fronts), []
-    heapq.heapify(heads)
-    shortest: Passing | None = None
-    while heads and len(state.reservations.first) < state.policy.reservations:
-        front = heads[0][2]
-        shape = front.queue[0][2]
-        waiting, devices = _place(state, shape, front.able)
-        if devices is None or _passes(state):
-            passed.append((front, front.pass_over()))
-        if devices is None:
-            _keep_for(state, waiting, front.able, before)
-        elif _passes(state):
-            shortest = _shorter(shortest, waiting, devices)
-        else:
-            _grant(turn, waiting, devices)
-            front.enter(state.waitlist.first(shape))
-        following = front.first(state.waitlist)
-        if following is None:
-            heapq.heappop(heads)
-        else:
-            heapq.heapreplace(heads, (following[0], following[1], front))
-    for front, entry in passed:
-        heapq.heappush(front.queue, entry)
-    return shortest
+    def must_be_repeated(self) -> bool:
+        """Walk. True if somebody else may have a place now."""
+        state = self._state
+        fronts = state.fronts.all(state.waitlist, state.ledger.version, state.candidates)
+        self._until_all_is_reserved(fronts)
+        if len(state.reservations.first) >= state.policy.reservations:
+            self._who_fits([front for _, _, front in fronts])
+        if self._shortest is None or self._is_stale:
+            return self._is_stale
+        _grant(self._turn, *self._shortest[3:])
+        return True
 
+    def _until_all_is_reserved(self, heads: list[Head]) -> None:
+        """The first of the shapes one after the other, until as many have no place as may have one reserved."""
+        state = self._state
+        heads, passed = list(heads), []
+        heapq.heapify(heads)
+        while heads and not self._is_stale and len(state.reservations.first) < state.policy.reservations:
+            front = heads[0][2]
+            shape = front.queue[0][2]
+            waiting, devices = _place(state, shape, front.able)
+            if devices is not None and self._serve(waiting, devices):
+                front.enter(state.waitlist.first(shape))
+            else:
+                passed.append((front, front.pass_over()))
+                if devices is None:
+                    _keep_for(state, waiting, front.able, self._before)
+            following = front.first(state.waitlist)
+            if following is None:
+                heapq.heappop(heads)
+            else:
+                heapq.heapreplace(heads, (following[0], following[1], front))
+        for front, entry in passed:
+            heapq.heappush(front.queue, entry)
 
-def _who_fits(turn: Turn, fronts: list[Front], shortest: Passing | None) -> Passing | None:
-    """Once nothing more is reserved, those of whom there is room for one: who does not fit need not be looked at."""
-    state = turn.state
-    queue = []
-    for front in fronts:
-        for shape in front.within(*state.reservations.lendable_mib(front.able)):
-            first = state.waitlist.first(shape)
-            if first is not None:
-                queue.append((first.key, first.arrival, shape, front))
-    heapq.heapify(queue)
-    while queue:
-        _, _, shape, front = heapq.heappop(queue)
-        waiting, devices = _place(state, shape, front.able)
-        if devices is None:
-            continue  # no other of this shape has a place either
-        if _passes(state):
-            shortest = _shorter(shortest, waiting, devices)
-            continue
-        _grant(turn, waiting, devices)
-        following = state.waitlist.first(shape)
-        if following is not None:
-            heapq.heappush(queue, (following.key, following.arrival, shape, front))
-    return shortest
+    def _who_fits(self, fronts: list[Front]) -> None:
+        """Once nothing more is reserved, those of whom there is room for one: who does not fit is not looked at."""
+        state, queue = self._state, []
+        for front in fronts:
+            for shape in front.within(*state.reservations.lendable_mib(front.able)):
+                first = state.waitlist.first(shape)
+                if first is not None:
+                    queue.append((first.key, first.arrival, shape, front))
+        heapq.heapify(queue)
+        while queue and not self._is_stale:
+            _, _, shape, front = heapq.heappop(queue)
+            waiting, devices = _place(state, shape, front.able)
+            if devices is not None and self._serve(waiting, devices):
+                following = state.waitlist.first(shape)
+                if following is not None:
+                    heapq.heappush(queue, (following.key, following.arrival, shape, front))
+
+    def _serve(self, waiting: Waiting, devices: list[Device]) -> bool:
+        """Grant a place, unless whoever has it passes others and it is not its turn to do that."""
+        state = self._state
+        shortest_first = state.policy.backfill_order == "short"
+        if not (shortest_first and state.reservations.in_order and self._before.of(waiting) is None):
+            _grant(self._turn, waiting, devices)
+            self._is_stale = self._shortest is not None
+            return True
+        life_ms = MS_MAX if waiting.shape.ttl_ms is None else waiting.shape.ttl_ms
+        passing = (life_ms, waiting.key, waiting.arrival, waiting, devices)
+        self._shortest = passing if self._shortest is None else min(self._shortest, passing)
+        return False
 
 
 def _place(state: State, shape: Shape, able: list[Device]) -> tuple[Waiting, list[Device] | None]:
@@ -109,17 +119,6 @@ def _place(state: State, shape: Shape, able: list[Device]) -> tuple[Waiting, lis
     waiting = state.waitlist.first(shape)
     assert waiting is not None
     return waiting, place(shape, _admitted(state, shape, able))
-
-
-def _passes(state: State) -> bool:
-    """Whether who has a place now would pass somebody, and the shortest is to do so first."""
-    return state.policy.backfill_order == "short" and bool(state.reservations.in_order)
-
-
-def _shorter(shortest: Passing | None, waiting: Waiting, devices: list[Device]) -> Passing:
-    life_ms = MS_MAX if waiting.shape.ttl_ms is None else waiting.shape.ttl_ms
-    passing = (life_ms, waiting.key, waiting.arrival, waiting, devices)
-    return passing if shortest is None else min(shortest, passing)
 
 
 def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[Device]) -> bool:
@@ -185,16 +184,17 @@ def _keep_promises(turn: Turn, before: Reservations) -> None:
     """The first reservation is a promise, for as long as its request waits. It moves later only for what is outside
     the rules, or for a request that comes before it; then that is said."""
     kept = turn.state.reservations
+    _promise_to_first(kept)
     for each in before.in_order:
         if each.promised_ms is None or each.waiting.gone:
             continue
-        now = kept.of(each.waiting)
-        if now is None or now.start_ms is None or now.start_ms > each.promised_ms:
-            is_first = now is not None and now is kept.in_order[0]
-            _tell_moved(turn, each.waiting, each.promised_ms, now.start_ms if now is not None and is_first else None)
-        else:
-            now.promised_ms = each.promised_ms
-    _promise_to_first(kept)
+        after = kept.of(each.waiting)
+        starts_by_ms = None if after is None else after.promised_ms
+        holds = after is not None and after.start_ms is not None and after.start_ms <= each.promised_ms
+        if not holds:
+            _tell_moved(turn, each.waiting, each.promised_ms, starts_by_ms)
+        elif after is not None and starts_by_ms is None:
+            after.promised_ms = each.promised_ms
 
 
 def _promise_to_first(kept: Reservations) -> None:

@@ -178,10 +178,12 @@ class Model:
             if devices is None:
                 failed.append(case.shape)
                 plan.keep(case, able)
-            elif self.rules["backfill_order"] == "short" and plan.kept:
+            elif self.rules["backfill_order"] == "short" and plan.kept and not plan.had(case):
                 passing.append((case.asked["ttl_ms"] or float("inf"), case, devices))
             else:
                 self._grant(case, devices)
+                if passing:
+                    return True
         if passing:
             self._grant(*min(passing, key=lambda each: each[0])[1:])  # of equally short ones the first in the queue
         return bool(passing)

@@ -47,6 +47,10 @@ class Plan:
         """What is kept for one request."""
         return next((kept for kept in self.kept if kept.case is case), None)
 
+    def had(self, case: Case) -> bool:
+        """Whether something was kept for it before."""
+        return any(kept.case is case for kept in self.before)
+
     def keep(self, case: Case, able: list[str]) -> None:
         """Keep a place for who has none."""
         if self.placeless >= self.rules["reservations"]:

@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpuboss.core.reservations import Reservation
+from gpuboss.events import LogLost, SchedulerElected
 from tests.core.scenario import NODE, Scenario, device_lost, jumped, policy, renewed
 
 
@@ -239,6 +240,16 @@ def test_shortest_first_holds_for_those_who_pass_and_for_nobody_before_them():
     assert scenario.release("a")[1:] == ["granted long on cuda:0", "granted briefer on cuda:0"]
 
 
+def test_shortest_first_takes_nothing_from_who_has_a_reservation_behind_the_first():
+    scenario = with_rules(24_576, 24_576, backfill_order="short")
+    scenario.request("a", 20_000, device="cuda:0", ttl_ms=900)
+    scenario.request("b", 20_000, device="cuda:1", ttl_ms=800)
+    scenario.request("first", 24_576, device="cuda:0")
+    scenario.request("second", 24_000, device="cuda:1")
+    scenario.request("brief", 10_000, device="cuda:1", ttl_ms=900)
+    assert scenario.release("b")[1:] == ["granted second on cuda:1"]
+
+
 # ---------------------------------------------------------------- renewals
 
 
@@ -353,6 +364,14 @@ def test_a_promise_moves_with_what_is_outside_the_rules():
         assert outside(scenario)[-1] == told
 
 
+def test_a_promise_is_taken_back_when_entries_of_the_log_are_gone():
+    scenario = waits()
+    lost = SchedulerElected("next", "0", 2, "log-2", LogLost(scenario.entries[-1].id, 5))
+    assert scenario.happens(lost) == ["promised large nothing any more"]
+    assert kept(scenario) == {}
+    assert scenario.says(renewed("a", 9_000)) == ["extended a by 9000 ms"]
+
+
 def test_a_promise_moves_with_the_server_s_clock():
     scenario = waits()
     scenario.now_ms += 1
@@ -432,6 +451,18 @@ def test_devices_are_emptied_for_one_at_a_time_and_the_first_of_the_queue_comes_
     assert kept(scenario) == {}
     scenario.tick()
     assert kept(scenario) == {"on-0": ("cuda:0", None)}
+
+
+def test_of_two_who_starve_only_the_first_has_its_devices_emptied():
+    scenario = with_rules(24_576, 24_576, starve_ms=100)
+    for number in (0, 1):
+        scenario.request(f"endless-{number}", 10_000, device=f"cuda:{number}")
+    scenario.request("on-0", 24_576, device="cuda:0")
+    scenario.tick(after_ms=100)
+    scenario.request("on-1", 24_576, device="cuda:1", priority="high")
+    assert kept(scenario) == {"on-0": ("cuda:0", None)}
+    scenario.tick(after_ms=100)
+    assert kept(scenario) == {"on-1": ("cuda:1", None)}
 
 
 def test_who_starves_is_not_left_alone_by_another_that_comes_before_it_and_has_yet_to():
