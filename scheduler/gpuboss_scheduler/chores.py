@@ -94,8 +94,11 @@ class Chores:
 
     def _beat(self) -> None:
         reign, state = self._reign, self._state
-        reign.fence, reign.recovering_until_ms, reign.last_id = state.fence, state.recovering_until_ms, state.last_id
+        reign.fence, reign.recovering_until_ms = state.fence, state.recovering_until_ms
         self._trust.answered(reign.beat())
+        # Looked for with the next beat, and not with this one: what was written since the last one may stand in a log
+        # that lost all that came before.
+        reign.last_id = state.last_id
         self._seen(state)
 
     def _lose_sessions(self) -> None:

@@ -111,7 +111,7 @@ class Scheduler:
             ours = seen.leader == self._name  # it was us, before the connection broke
             if ours or watch.vacant(seen):
                 log = LogReader(client, self._keys)
-                missed = self._known_log.missed(seen.incarnation, log)
+                missed = self._known_log.missed(seen.incarnation, int(seen.epoch or 0), log)
                 recovered = recover(log, seen.cursor, is_lost=missed is not None)
                 failpoint("recovered")
                 facts = self._facts(recovered.state)
@@ -156,11 +156,15 @@ class Scheduler:
         except Deposed as deposed:
             say(f"another scheduler leads ({deposed})")
         finally:
+            self._note(state)  # what came since the last beat is the first to be lost
             wire.close()
+
+    def _note(self, state: State) -> None:
+        self._known_log.note(Known(state.incarnation, state.epoch, state.last_id, state.fence))
 
     def _seen(self, state: State) -> None:
         """The log holds all that the state is made of."""
-        self._known_log.note(Known(state.incarnation, state.epoch, state.last_id, state.fence))
+        self._note(state)
         until_ms = state.recovering_until_ms
         self._status.problem = ""
         if until_ms is not None:
