@@ -29,11 +29,13 @@ class Promises:
         self.elections: list[tuple[str, int]] = []
         self._injected = injected
         self._blame = blame
-        self._total_mib: dict[str, int] = {}
+        self.total_mib: dict[str, int] = {}
         self._charges: dict[str, Charge] = {}
         self._reasserted: dict[str, str] = {}  # entry -> the lease that was charged because of it
         self._fence = 0
         self._has_gap = has_gap
+        self._moved: set[bytes] = set()  # what was written while that was not noticed: it moves to behind the election
+        self.jumps = 0
         self.granted: dict[str, None] = {}
         self.answered: dict[str, None] = {}
         self.ended: dict[str, None] = {}
@@ -49,7 +51,11 @@ class Promises:
             return
         data = json.loads(fields[3])
         if kind in SCHEDULERS or "seq" in data:
+            if self._has_gap:
+                self._moved.add(fields[3])
             if not self._is_next(kind, data):
+                if fields[3] in self._moved:
+                    return
                 self._blame(
                     f"S5: {entry_id} {kind} was written as {data.get('epoch')}/{data.get('seq')} behind "
                     f"{self.epoch}/{self.seq}"
@@ -81,7 +87,10 @@ class Promises:
 
     def _on_DeviceObserved(self, entry_id: str, data: dict[str, Any]) -> None:
         out_of_reach = sum(data.get(f"{name}_mib", 0) for name in ("reserved", "margin", "foreign"))
-        self._total_mib[f"{data['node']}/{data['device']}"] = data["total_mib"] - out_of_reach
+        self.total_mib[f"{data['node']}/{data['device']}"] = data["total_mib"] - out_of_reach
+
+    def _on_ClockJumped(self, entry_id: str, data: dict[str, Any]) -> None:
+        self.jumps += 1
 
     def _on_LeaseGranted(self, entry_id: str, data: dict[str, Any]) -> None:
         lease_id = data["lease_id"]
@@ -96,8 +105,8 @@ class Promises:
         self._charges[lease_id] = (devices, data["vram_mib"])
         for device in devices:
             promised_mib = sum(mib for where, mib in self._charges.values() if device in where)
-            if promised_mib > self._total_mib.get(device, 0) and not self._has_gap:
-                self._blame(f"S1: {entry_id} promises {promised_mib} MiB on {device}")
+            if promised_mib > self.total_mib.get(device, 0) and not self._has_gap:
+                self._blame(f"S1: {entry_id} promises {promised_mib} MiB on {device}, which has {self.total_mib.get(device, 0)}")
 
     def _on_LeaseDenied(self, entry_id: str, data: dict[str, Any]) -> None:
         self._answer(entry_id, data["lease_id"])

@@ -171,6 +171,8 @@ class _User:
         lease.when_lost(lambda: cards.distrust(process, lease_id))
         try:
             await anyio.sleep(chance.uniform(0.0, 0.3))
+            if lease.is_lost:
+                return
             cards.load(process, lease_id)
             world.loaded += 1
             if world.settings.busy and chance.random() < world.settings.busy:

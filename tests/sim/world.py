@@ -164,9 +164,9 @@ class World:
         self.timeline.after(int(self.random.choice((0.05, 1.0, 5.0)) * self.random.random() * 1e6), self.host.come_up)
         return True
 
-    def log_changed(self) -> None:
+    def log_changed(self, *, beginning_is_gone: bool = False) -> None:
         """Entries of the log may be gone."""
-        self.judge.begin_anew()
+        self.judge.begin_anew(beginning_is_gone=beginning_is_gone)
 
     # ------------------------------------------------------------ its course
 
@@ -253,7 +253,7 @@ class World:
 
     def _check_ended(self) -> None:
         for host in self.services:
-            if host.is_up and not host.is_done:
+            if host.is_up and not host.is_done and not self.judge.is_answer_lost:
                 self.blame(f"L1: a task of {host.name} still waits for an answer, or to be closed")
         if not any(host.leads for host in self.schedulers):
             self.blame("L3: nobody leads")
