@@ -98,7 +98,7 @@ class Desk:
             del self.leaving[next(iter(self.leaving))]
 
     def give_up(self, lease_id: str) -> None:
-        """A lease was lost because we could not be sure of it: the log holds it until it is released, or we are dead."""
+        """A lease was lost because we could not be sure of it: the log holds it until it is released, or we die."""
         self.leave(lease_id)
         self.given_up[lease_id] = None
 

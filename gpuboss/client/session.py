@@ -108,7 +108,7 @@ class Session:
                 await self._closing.wait()
                 with anyio.move_on_after(CLOSE_S), suppress(LinkLost, Refused):
                     await self.outbox.drained()
-                    for session in self.heartbeat.sessions | {self.desk.session}:
+                    for session in sorted(self.heartbeat.sessions | {self.desk.session}):
                         await self._link.forget(session_member(self.desk.service, session))
                 tasks.cancel_scope.cancel()
             if unsaid := self.outbox.pending():

@@ -17,9 +17,9 @@ FENCE_GAP = 1_000_000  # more grants than there can be between two notes
 
 
 class Known(msgspec.Struct, frozen=True):
-    """The log as it was seen last: its name, the highest epoch, its last entry and the highest fence; and the entry that
-    was the last one when it was seen before that. The last may have been written into a log that had just lost all
-    others."""
+    """The log as it was seen last: its name, the highest epoch, its last entry and the highest fence; and the entry
+    that was the last one when it was seen before that, for the last may have been written into a log that had just
+    lost all others."""
 
     incarnation: str
     epoch: int

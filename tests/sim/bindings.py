@@ -19,19 +19,21 @@ from anyio._backends import _asyncio
 from greenlet import GreenletExit
 
 import gpuboss.connection
-from gpuboss.client import session, termination
-from gpuboss_scheduler import election, failpoints, line, scheduler, sessions, talk
+from gpuboss.client import session as loaded_client
+from gpuboss.client import termination, wish
+from gpuboss_scheduler import election, failpoints, line, sessions, talk
+from gpuboss_scheduler import scheduler as loaded_scheduler
 from gpuboss_scheduler.clock import LogClock
-from tests.sim.blocking import SimulatedLine, SimulatedSecrets, SimulatedThreading, SimulatedTime, connect
+from tests.sim.blocking import SimulatedLine, SimulatedOs, SimulatedSecrets, SimulatedThreading, SimulatedTime, connect
 from tests.sim.processes import current_thread
 from tests.sim.world_now import process_now, world_now
 
 LOOKED_THROUGH = ("gpuboss.client", "gpuboss.connection", "gpuboss_scheduler")
 # They are about the real world, and nothing that is simulated runs them.
-LEFT_ALONE = ("gpuboss.client.termination", "gpuboss_scheduler.line", "gpuboss_scheduler.failpoints")
+LEFT_ALONE: tuple[str, ...] = ("gpuboss.client.termination", "gpuboss_scheduler.line", "gpuboss_scheduler.failpoints")
 LEFT_ALONE += ("gpuboss_scheduler.__main__", "gpuboss_scheduler.embedded", "gpuboss_scheduler.web.server")
 
-assert scheduler is not None and session is not None, "what they import is loaded"
+LOADED = (loaded_client, loaded_scheduler)  # and with them all that they import
 
 
 class NumberedScope(_asyncio.CancelScope):
@@ -77,6 +79,7 @@ class Bindings:
                     self.put(module, name, stands_in[id(value)])
         for kind in (sessions.Trust, LogClock, election.Watch):  # a default is bound when the module is loaded
             self.put(kind.__init__, "__defaults__", (SimulatedTime.monotonic,))
+        self.put(wish, "os", SimulatedOs)
         self.put(_asyncio, "CancelScope", NumberedScope)
 
     def put(self, owner: Any, name: str, value: Any) -> None:

@@ -6,10 +6,9 @@ import math
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import redis
-from greenlet import getcurrent
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -101,7 +100,7 @@ class BlockingConnection(redis.Connection):
         """Whether something came, that nobody asked for: the pool asks."""
         if self._sock is None:
             self.connect()
-        return bool(self._sock.has_news)
+        return bool(cast(Any, self._sock).has_news)
 
 
 def connect(url: str, timeout_s: float = 5.0) -> redis.Redis:
@@ -210,6 +209,15 @@ class SimulatedThreading:
     Thread = StartedThread
 
 
+class SimulatedOs:
+    """The module `os`, as far as a request asks it."""
+
+    @staticmethod
+    def getpid() -> int:
+        """The number of the process."""
+        return process_now().number
+
+
 class SimulatedSecrets:
     """The module `secrets`, which is random by the seed here."""
 
@@ -220,4 +228,3 @@ class SimulatedSecrets:
 
 
 assert issubclass(socket.timeout, TimeoutError), "redis-py knows a late socket by this"
-assert getcurrent is not None

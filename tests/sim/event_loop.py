@@ -7,7 +7,7 @@ import heapq
 import math
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from tests.sim.network import Connection
 from tests.sim.processes import Process
@@ -50,7 +50,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._timeline = process.world.timeline
         self._due: Due | None = None
         self._turning = False
-        self.set_task_factory(_numbered)
+        self.set_task_factory(cast(Any, _numbered))
 
     def time(self) -> float:
         """Virtual seconds."""
@@ -97,7 +97,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         for task in asyncio.all_tasks(self):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             with suppress(BaseException):
-                task.get_coro().close()  # type: ignore[union-attr]
+                task.get_coro().close()
         self._ready.clear()  # type: ignore[attr-defined]
         self._scheduled.clear()  # type: ignore[attr-defined]
         self.close()
@@ -119,7 +119,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             return True
         scheduled = self._scheduled  # type: ignore[attr-defined]
         while scheduled and scheduled[0]._cancelled:
-            self._timer_cancelled_count -= 1
+            self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
             heapq.heappop(scheduled)._scheduled = False
         return bool(scheduled) and scheduled[0]._when < self.time() + self._clock_resolution
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a world: who is killed, stopped, cut off; what the server loses; what operators and strangers do."""
+"""What goes wrong in a world: who is killed or cut off, what the server loses, what strangers do."""
 
 from __future__ import annotations
 
@@ -140,7 +140,13 @@ def _kill_server(world: World) -> bool:
 
 def _lose_power(world: World) -> bool:
     back_us = int(world.random.uniform(0.0, 2.0) * 1_000_000)
-    return world.server_down(lambda: world.host.server.lose_power(back_us), loses=True)
+
+    def lose() -> None:
+        lost = world.host.server.lose_power(back_us)
+        if lost and world.settings.is_strict:
+            world.blame(f"durability: {lost} commands were answered under `strict`, and are gone")
+
+    return world.server_down(lose, loses=True)
 
 
 def _lose_all(world: World) -> bool:
@@ -161,9 +167,7 @@ def _fail_over(world: World) -> bool:
         return False
     checkpoint = world.host.server.checkpoint()
     lag_us = int(world.random.choice((0.01, 0.3, 3.0)) * world.random.random() * 1_000_000)
-    world.timeline.after(
-        lag_us, lambda: world.server_down(lambda: world.host.server.fail_over(checkpoint), loses=True)
-    )
+    world.timeline.after(lag_us, lambda: world.server_down(lambda: world.host.server.fail_over(checkpoint), loses=True))
     return True
 
 
@@ -249,9 +253,12 @@ HOSTILE = (
     (b"LeaseRequested", b'{"lease_id":"hostile-0002","service":"service-0","vram_mib":99999}'),
     (b"LeaseReleased", b'{"lease_id":"hostile-0003","service":"service-0"}'),
     (b"Nonsense", b"{}"),
-    (b"LeaseGranted", b'{"cause":"1-1","lease_id":"hostile-0004","service":"service-0","node":"node",'
-     b'"device":"cuda:0","devices":["cuda:0"],"uuids":["x"],"vram_mib":1,"granted_at_ms":1,"expires_at_ms":null,'
-     b'"waited_ms":0,"fence":1}'),
+    (
+        b"LeaseGranted",
+        b'{"cause":"1-1","lease_id":"hostile-0004","service":"service-0","node":"node",'
+        b'"device":"cuda:0","devices":["cuda:0"],"uuids":["x"],"vram_mib":1,"granted_at_ms":1,"expires_at_ms":null,'
+        b'"waited_ms":0,"fence":1}',
+    ),
     (b"SessionLost", b'{"service":"service-0","session":"00000000","epoch":1,"seq":1}'),
     (b"VramReclaimed", b'{"lease_id":"hostile-0005","how":"nvml"}'),
     (b"\xff\xfe", b"\x00" * 64),
@@ -274,9 +281,7 @@ def _write_as_deposed(world: World) -> bool:
 
     fact = b'{"now_ms":1,"epoch":1,"seq":1}'
     old = b"%d" % (int(epoch) - 1)
-    world.host.ask(
-        b"EVAL", reign._append.text.encode(), b"2", SCHEDULER, EVENTS, old, b"0", b"1", b"ClockTicked", fact
-    )
+    world.host.ask(b"EVAL", reign._append.text.encode(), b"2", SCHEDULER, EVENTS, old, b"0", b"1", b"ClockTicked", fact)
     return True
 
 

@@ -26,6 +26,11 @@ class NetworkFaults(NamedTuple):
     cut_after: float = 0.0
     half_open: float = 0.0
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether messages come through in no time."""
+        return not (self.slow or self.cut_before or self.cut_after or self.half_open)
+
 
 NO_FAULTS = NetworkFaults()
 DELAY_US = (40, 400)  # of a message, one way

@@ -38,6 +38,7 @@ class Process:
         self.excused_until_us = 0  # it stood still for longer than the promise covers, and just goes on
         self._missed: list[Callable[[], object]] = []
         world.born.append(self)
+        self.number = len(world.born)
 
     @property
     def is_dead(self) -> bool:
@@ -118,7 +119,7 @@ def in_silence() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-class Thread(greenlet):
+class Thread(greenlet):  # type: ignore[misc]
     """A thread of a process: it gives way only where it waits, and then the rest of the world goes on."""
 
     def __init__(self, process: Process, run: Callable[[], object]) -> None:

@@ -7,11 +7,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-SCHEDULERS = frozenset(
-    "SchedulerElected PolicySet DeviceObserved DeviceLost LeaseObserved SessionLost ClockTicked ClockJumped "
-    "VramReclaimed LeaseGranted LeaseDenied YieldRequested LeaseExtended LeaseStateChanged LeaseEnded "
-    "EventRejected".split()
-)
+from tests.core.audited_log import DECISION_TYPES, FACT_TYPES
+
+SCHEDULERS = frozenset((*FACT_TYPES, *DECISION_TYPES))
 
 Charge = tuple[tuple[str, ...], int]
 
@@ -106,7 +104,9 @@ class Promises:
         for device in devices:
             promised_mib = sum(mib for where, mib in self._charges.values() if device in where)
             if promised_mib > self.total_mib.get(device, 0) and not self._has_gap:
-                self._blame(f"S1: {entry_id} promises {promised_mib} MiB on {device}, which has {self.total_mib.get(device, 0)}")
+                self._blame(
+                    f"S1: {entry_id} promises {promised_mib} MiB on {device}, which has {self.total_mib.get(device, 0)}"
+                )
 
     def _on_LeaseDenied(self, entry_id: str, data: dict[str, Any]) -> None:
         self._answer(entry_id, data["lease_id"])

@@ -39,6 +39,11 @@ class ServerHost:
         self._clients: dict[Connection, _Client] = {}
         self._stalled: list[tuple[Connection, bytes, bool]] | None = None
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether it stands still."""
+        return self._stalled is not None
+
     def wall_us(self) -> int:
         """What the server's own clock shows."""
         return EPOCH_US + self._world.timeline.now_us + self.jumped_us

@@ -57,7 +57,8 @@ class ServiceHost:
     def terminate(self) -> None:
         """SIGTERM: it gives everything back, over a connection of its own, and dies; the loop turns no more."""
         process, loop = self.process, self.loop
-        assert process is not None and loop is not None
+        assert process is not None
+        assert loop is not None
         if process.state != "runs":
             return
         loop.busy_until_us = 1 << 62
@@ -82,7 +83,6 @@ class ServiceHost:
             except GPUBossError:
                 await anyio.sleep(0.5)
         self.is_done = True
-        world.arrived()
 
 
 def _in_any_case(say: Any) -> None:
@@ -177,13 +177,20 @@ class _User:
             world.loaded += 1
             if world.settings.busy and chance.random() < world.settings.busy:
                 await self._compute()
-            await anyio.sleep(0.5 if world.is_calm else chance.expovariate(1 / 3.0))
+            await self._work()
         finally:
             if (process, lease_id) in cards.loaded:
                 with anyio.CancelScope(shield=True):
                     await anyio.sleep(chance.uniform(0.0, UNLOAD_S))
             cards.unload(process, lease_id)
             cards.distrust(process, lease_id)
+
+    async def _work(self) -> None:
+        """Mostly for some seconds, now and then for longer than a process may be cut off; until the world is calm."""
+        left_s = self._chance.expovariate(1 / 3.0) if self._chance.random() < 0.85 else self._chance.uniform(10, 60)
+        while left_s > 0 and not self._world.is_calm:
+            await anyio.sleep(min(left_s, 2.0))
+            left_s -= 2.0
 
     async def _compute(self) -> None:
         """The event loop's thread is busy, and turns no loop."""

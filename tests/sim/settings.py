@@ -1,7 +1,7 @@
 """What is drawn for one seed before its world begins: how large it is, how patient, and what may go wrong in it.
 
-Swarm testing: some seeds have few kinds of faults, some all of them, and rates differ by orders of magnitude; a world in
-which everything happens all the time never gets anywhere where something rare matters.
+Swarm testing: some seeds have few kinds of faults, some all of them, and rates differ; a world in which everything
+happens all the time never gets anywhere where something rare matters.
 """
 
 from __future__ import annotations
@@ -39,11 +39,9 @@ def draw_settings(chance: random.Random, kinds: tuple[str, ...]) -> Settings:
     session_ttl_ms, lock_delay_ms = chance.choices(PATIENCES_MS, (5, 4, 1))[0]
     appetite = chance.choice((0.0, 0.1, 0.3, 0.3, 0.6, 1.0))  # for kinds of faults
     hurry = chance.choice((0.3, 1.0, 1.0, 3.0))
-    faults_s = {
-        kind: 12.0 * chance.uniform(0.4, 3.0) / hurry for kind in kinds if chance.random() < appetite
-    }
+    faults_s = {kind: 12.0 * chance.uniform(0.4, 3.0) / hurry for kind in kinds if chance.random() < appetite}
     names = [f"service-{number}" for number in range(chance.randint(1, 3))]
-    services = [(name, None) for name in names]
+    services: list[tuple[str, str | None]] = [(name, None) for name in names]
     services += [(name, f"replica-{number}") for number, name in enumerate(names) if chance.random() < 0.3]
     services += [(name, None) for name in names if chance.random() < 0.3]
     return Settings(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import hashlib
 import logging
 import random
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from greenlet import getcurrent
@@ -29,24 +28,36 @@ from tests.sim.settings import Settings, draw_settings
 from tests.sim.timeline import Timeline
 
 STEPS_MAX = 200_000  # a world that takes more goes round in circles
+TAKEOVER_US = 2_000_000
 HEALTHY_S = 30.0  # how long a healed world may take beyond what its time-outs explain
 
 
 class World:
     """A seed. `problems` is what was found; nothing, one hopes."""
 
-    def __init__(self, seed: int, guards: Guards | None = None, tell: Callable[[str], None] | None = None) -> None:
-        """`tell` is given each line of the trace."""
+    def __init__(
+        self,
+        seed: int,
+        guards: Guards | None = None,
+        tell: Callable[[str], None] | None = None,
+        *,
+        is_short: bool = False,
+    ) -> None:
+        """`tell` is given each line of the trace. `is_short`: faults last for a third of the time."""
         self.seed = seed
         self.random = random.Random(seed)
         self.guards = guards or Guards()
         self.settings: Settings = draw_settings(self.random, tuple(KINDS))
+        if is_short:
+            self.settings = self.settings._replace(stir_us=self.settings.stir_us // 3)
         self.timeline = Timeline()
         self.problems: list[str] = []
         self.counts: dict[str, int] = {}
         self.told: dict[str, int] = {}  # errors that services were told, by name
         self.asked = 0
         self.loaded = 0
+        self.takeovers_us: list[int] = []  # from a leader's death until another leads, where nothing else happened
+        self._leader_died_us: int | None = None
         self.is_calm = False
         self.born: list[Process] = []
         self.hub = getcurrent()
@@ -69,14 +80,20 @@ class World:
         """Of all that happened."""
         return self._trace.hexdigest()
 
+    @property
+    def hosts(self) -> list[SchedulerHost | ServiceHost]:
+        """All machines but the server's."""
+        return [*self.schedulers, *self.services]
+
     def processes(self) -> list[Process]:
         """Those that live."""
-        found = [host.process for host in (*self.schedulers, *self.services) if host.is_up]
+        found = [host.process for host in self.hosts if host.is_up]
         return [process for process in found if process is not None]
 
     def count(self, kind: str) -> None:
         """A fault was injected."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
+        self._leader_died_us = None
         self.trace(f"--- {kind}")
 
     def blame(self, problem: str) -> None:
@@ -96,6 +113,11 @@ class World:
     def said(self, process: Process, text: str) -> None:
         """A scheduler said something."""
         self.trace(f"{process.name} says: {text}")
+        if text.startswith("leading ") and self._leader_died_us is not None:
+            took_us, self._leader_died_us = self.timeline.now_us - self._leader_died_us, None
+            self.takeovers_us.append(took_us)
+            if took_us > TAKEOVER_US:
+                self.blame(f"L3: a standby took {took_us // 1000} ms to lead")
 
     def note(self, connection: Connection, words: list[bytes]) -> None:
         """A command is about to be carried out."""
@@ -114,9 +136,6 @@ class World:
         """A process had its turn."""
         self.cards.check_trusted()
 
-    def arrived(self) -> None:
-        """A service lived to its end."""
-
     def read_hash(self, key: bytes) -> dict[bytes, bytes]:
         """What a hash of the server holds."""
         flat: Any = self.host.server.execute([b"HGETALL", key])
@@ -126,10 +145,22 @@ class World:
 
     def kill(self, process: Process) -> None:
         """Kill a process; its machine starts another one after a while."""
+        led = any(host.process is process and host.leads for host in self.schedulers)
         process.kill()
-        for host in (*self.schedulers, *self.services):
+        for host in self.hosts:
             if host.process is process:
                 self.restart_later(host)
+        if led and self._is_heir_ready():
+            self.timeline.after(0, self._leader_died)  # behind the count of what killed it
+
+    def _leader_died(self) -> None:
+        self._leader_died_us = self.timeline.now_us
+
+    def _is_heir_ready(self) -> bool:
+        standing_by = [host for host in self.schedulers if host.is_up and host.status.role == "standing by"]
+        ready = [host.process for host in standing_by if host.process is not None]
+        is_well = self.host.is_up and not self.host.is_stalled and self.settings.network.is_quick
+        return is_well and any(process.state == "runs" and not process.partitioned for process in ready)
 
     def restart_later(self, host: SchedulerHost | ServiceHost) -> None:
         """Start its process again, once it is gone."""
@@ -172,37 +203,41 @@ class World:
 
     def run(self) -> World:
         """From beginning to end."""
+        with self._opened():
+            self._live()
+        return self
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
         bindings = Bindings()
         world_now.enter(self)
         event_loop.begin()
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(lambda generator: None, lambda generator: None)
-        logging.getLogger("gpuboss.client").addFilter(_silent)
-        was_collecting = gc.isenabled()
-        gc.disable()
+        log, was_collecting = logging.getLogger("gpuboss.client"), gc.isenabled()
+        log.addFilter(_silent)
+        gc.disable()  # what is dead is taken apart at one moment, and not whenever it is collected
         try:
             bindings.bind()
-            self.guards.switch_off(bindings, self)
-            self._live()
+            self.guards.switch_off(bindings)
+            yield
         finally:
             self._bury()
             bindings.undo()
-            logging.getLogger("gpuboss.client").removeFilter(_silent)
+            log.removeFilter(_silent)
             sys.set_asyncgen_hooks(*hooks)
             world_now.leave()
             if was_collecting:
                 gc.enable()
-        return self
 
     def _live(self) -> None:
         settings = self.settings
         self.host.server.appendfsync = "always" if settings.is_strict else "everysec"
         self.schedulers += [SchedulerHost(self, number) for number in range(settings.schedulers)]
         self.services += [
-            ServiceHost(self, number, service, instance)
-            for number, (service, instance) in enumerate(settings.services)
+            ServiceHost(self, number, service, instance) for number, (service, instance) in enumerate(settings.services)
         ]
-        for host in (*self.schedulers, *self.services):
+        for host in self.hosts:
             self.timeline.after(int(self.random.random() * 500_000), host.start)
         self.timeline.after(1_500_000, self._stir)
         self._run_until(1_500_000 + settings.stir_us, lambda: False)
@@ -282,4 +317,3 @@ class _Silent(logging.Filter):
 
 
 _silent = _Silent()
-assert suppress is not None and asyncio is not None
