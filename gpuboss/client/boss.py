@@ -145,13 +145,16 @@ class GPUBoss:
     async def release(self, lease: Lease | str) -> None:
         """Give a lease back, or take a request back, by itself or by its id.
 
-        Twice is as good as once, and a lease that was lost needs no release. Returns when Redis has it; where
-        Redis does not answer for some seconds, it is delivered once it does.
+        Twice is as good as once. A lease that was lost needs no release, but where its client gave it up because it
+        heard nothing from Redis, its VRAM comes back sooner with one. Returns when Redis has it; where Redis does not
+        answer for some seconds, it is delivered once it does.
         """
         lease_id = lease_id_of(lease)
-        is_over = isinstance(lease, Lease) and (lease.is_lost or lease.is_released)
-        if self._config.gpu.enabled and not is_over:
-            await dealings.give_back(self._open_session(), lease_id)
+        if not self._config.gpu.enabled or (isinstance(lease, Lease) and lease.is_released):
+            return
+        session = self._open_session()
+        if not (isinstance(lease, Lease) and lease.is_lost) or lease_id in session.desk.given_up:
+            await dealings.give_back(session, lease_id)
 
     async def renew(self, lease: Lease | str, *, ttl: float) -> None:
         """Have a lease of this client end `ttl` seconds from now.

@@ -54,10 +54,11 @@ async def _answer_within(answer: asyncio.Future[Lease | GPUBossError], request: 
 
 async def give_back(session: Session, lease_id: str) -> None:
     """Release a lease or a request, of this client or of another one of the service."""
-    if session.over is not None or lease_id in session.desk.leaving:
+    desk = session.desk
+    if session.over is not None or (lease_id in desk.leaving and lease_id not in desk.given_up):
         return
-    if lease_id in session.desk.waiting:  # whoever waits for it is told by the scheduler
-        await _sent(session.outbox.post(LeaseReleased(lease_id, session.desk.service)))
+    if lease_id in desk.waiting:  # whoever waits for it is told by the scheduler
+        await _sent(session.outbox.post(LeaseReleased(lease_id, desk.service)))
     else:
         await _sent(*session.take_back([lease_id]))
 

@@ -7,6 +7,7 @@ A lease_id is in one place at a time:
        +--withdrawn-------|--------------------+
        +--denied--> gone  +--ended by others--> gone, and the lease is lost
 
+`given_up` are leases that we stopped relying on by ourselves: they are released once their user says that it is done.
 `unwanted` are grants to ids that nobody here waits for any more: they are given back. What answers do to the desk
 is written in `answers.py`.
 """
@@ -67,6 +68,7 @@ class Desk:
         self.held: dict[str, Held] = {}
         self.leaving: dict[str, None] = {}
         self.unwanted: dict[str, None] = {}
+        self.given_up: dict[str, None] = {}  # of those leaving: their memory may still be in use, so nobody was told
         self._mint = mint
         self._expiries: list[tuple[float, str]] = []
 
@@ -94,6 +96,11 @@ class Desk:
         self.leaving[lease_id] = None
         if len(self.leaving) > LEAVING_MAX:
             del self.leaving[next(iter(self.leaving))]
+
+    def give_up(self, lease_id: str) -> None:
+        """A lease was lost because we could not be sure of it: the log holds it until it is released, or we die."""
+        self.leave(lease_id)
+        self.given_up[lease_id] = None
 
     def lose(self, lease_id: str, reason: str) -> None:
         """A lease is over that nobody here released; whoever uses it is told."""
@@ -165,7 +172,7 @@ def reassertions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested | LeaseR
     A held lease is not requested again: that could grant it a second time, on another device. Releases come first: the
     log may have lost them and kept the leases, whose room is then taken.
     """
-    for lease_id in desk.leaving:
+    for lease_id in [each for each in desk.leaving if each not in desk.given_up]:
         yield LeaseReleased(lease_id, desk.service)
     for waiting in desk.waiting.values():
         yield waiting.request

@@ -124,7 +124,7 @@ class Heartbeat:
                 # Silent for too long, it was dropped. While it has leases or requests, they will say if it is lost.
                 desk.renew_session()
             known, in_use = self.sessions.union(sessions), sessions_in_use(desk)
-            for session in known.difference(in_use):
+            for session in sorted(known.difference(in_use)):
                 await self._link.forget(session_member(desk.service, session))
             self.sessions = known.intersection(in_use)
             self.follow()

@@ -64,7 +64,7 @@ class Pulse:
     def _beat(self, client: redis.Redis) -> None:
         at_s = time.monotonic()
         answers = []
-        for session in {self._desk.session, *self._sessions()}:
+        for session in sorted({self._desk.session, *self._sessions()}):
             member = session_member(self._desk.service, session)
             answers.append(
                 client.eval(BEAT, 2, self._keys.sessions, self._keys.scheduler, member, DEFAULT_SESSION_TTL_MS)

@@ -96,6 +96,7 @@ class Session:
         letters = []
         for lease_id in lease_ids:
             self.desk.leave(lease_id)
+            self.desk.given_up.pop(lease_id, None)
             letters.append(self.outbox.post(LeaseReleased(lease_id, self.desk.service)))
         return letters
 
@@ -107,7 +108,7 @@ class Session:
                 await self._closing.wait()
                 with anyio.move_on_after(CLOSE_S), suppress(LinkLost, Refused):
                     await self.outbox.drained()
-                    for session in self.heartbeat.sessions | {self.desk.session}:
+                    for session in sorted(self.heartbeat.sessions | {self.desk.session}):
                         await self._link.forget(session_member(self.desk.service, session))
                 tasks.cancel_scope.cancel()
             if unsaid := self.outbox.pending():
@@ -122,7 +123,7 @@ class Session:
     def _end(self, why: GPUBossError) -> None:
         self.over = why
         self.heartbeat.end()
-        self.take_back(self.desk.fail_waiting(why) + self.desk.lose_all("closed"))
+        self.take_back(self.desk.fail_waiting(why) + self.desk.lose_all("closed") + list(self.desk.given_up))
 
     async def _keep_time(self) -> None:
         """End leases by our own clock: the scheduler's word may not reach us."""
@@ -144,7 +145,9 @@ class Session:
         if self.desk.session in self.heartbeat.sessions:
             self.desk.renew_session()
         self._missed_answers = True  # grants are passed over until a beat is taken
-        self.take_back(self.desk.lose_all("session_lost"))
+        # Not released yet: that would hand its memory on before whoever uses it has unloaded.
+        for lease_id in self.desk.lose_all("session_lost"):
+            self.desk.give_up(lease_id)
         self.heartbeat.follow()
 
     def _on_read(self, unwanted: list[str]) -> None:

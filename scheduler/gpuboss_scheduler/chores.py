@@ -15,7 +15,7 @@ from gpuboss_scheduler.lease_facts import LeaseFacts
 from gpuboss_scheduler.projections import deleted_leases, refresh_queue, repair_devices, repair_queue
 from gpuboss_scheduler.reign import BEAT_S, Reign
 from gpuboss_scheduler.retention import Retention
-from gpuboss_scheduler.sessions import Trust, lose_silent_sessions, put_back_sessions
+from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
 from gpuboss_scheduler.snapshots import Snapshots
 
 EXPLAIN_PAUSE_S = 0.02
@@ -120,12 +120,13 @@ class Chores:
     def beat(self) -> None:
         """Say that the leader is alive, and note where the log ends."""
         reign, state = self._reign, self._state
-        reign.fence, reign.recovering_until_ms, reign.last_id = state.fence, state.recovering_until_ms, state.last_id
+        reign.fence, reign.recovering_until_ms = state.fence, state.recovering_until_ms
         server_ms = reign.beat()
+        # Looked for with the next beat, and not with this one: what was written since the last one may stand in a log
+        # that lost all that came before.
+        reign.last_id = state.last_id
         self._clock.told(server_ms)
         self._trust.answered(server_ms)
-        if fallen_ms := self._trust.take_fall():
-            put_back_sessions(reign, fallen_ms, state.policy.session_ttl_ms)
         self._seen(state)
 
     def _lose_sessions(self) -> None:

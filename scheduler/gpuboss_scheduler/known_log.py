@@ -17,12 +17,15 @@ FENCE_GAP = 1_000_000  # more grants than there can be between two notes
 
 
 class Known(msgspec.Struct, frozen=True):
-    """The log as it was seen last: its name, the highest epoch, its last entry and the highest fence."""
+    """The log as it was seen last: its name, the highest epoch, its last entry and the highest fence; and the entry
+    that was the last one when it was seen before that, for the last may have been written into a log that had just
+    lost all others."""
 
     incarnation: str
     epoch: int
     last_id: str
     fence: int
+    before_id: str = ""
 
 
 class KnownLog:
@@ -47,30 +50,36 @@ class KnownLog:
     def note(self, known: Known) -> None:
         """The log was seen to be so. To be said several times a second."""
         before = self._known
+        if before is not None and known.epoch < before.epoch:
+            return  # the log has gone back, maybe to what it was under another name: that is what `missed` must find
         if before is not None and before.incarnation == known.incarnation:
             # A standby sees less than the leader it may have been.
             last_id = max(before.last_id, known.last_id, key=parse_id)
+            before_id = before.before_id if last_id == before.last_id else before.last_id
             epoch, fence = max(before.epoch, known.epoch), max(before.fence, known.fence)
-            known = Known(known.incarnation, epoch, last_id, fence)
+            known = Known(known.incarnation, epoch, last_id, fence, before_id)
         if known != before:
             self._known = known
             if self._file is not None:
                 self._try_to_write(self._file)
 
-    def missed(self, incarnation: str, log: LogReader) -> Known | None:
-        """What was known, if its last entry is not there any more: others may have written on since, so where the log
+    def missed(self, incarnation: str, epoch: int, log: LogReader) -> Known | None:
+        """What was known, if an entry of it is not there any more: others may have written on since, so where the log
         ends says nothing. `incarnation`: the name of the log that is found, empty if it has none; another name than
-        the known one means that another scheduler noticed, and began anew. What a leader trimmed is not lost: who was
-        away for long may know no later entry."""
+        the known one means that another scheduler noticed, and began anew, unless `epoch`, the highest that is found,
+        was known before: then a replica took over that never heard of the known name. What a leader trimmed is not
+        lost: who was away for long may know no later entry."""
         known = self._known
-        if known is None or incarnation not in ("", known.incarnation):
+        if known is None:
             return None
-        if log.holds(known.last_id):
+        if incarnation not in ("", known.incarnation):
+            return known if epoch < known.epoch else None
+        gone = [parse_id(each) for each in (known.last_id, known.before_id) if each and not log.holds(each)]
+        if not gone:
             return None
         # Asked for in this order: it may be trimmed right now.
         trimmed, last_id = log.trimmed_through(), log.last_id() or "0-0"
-        is_trimmed = parse_id(known.last_id) <= parse_id(trimmed) < parse_id(last_id)
-        return None if is_trimmed else known
+        return None if max(gone) <= parse_id(trimmed) < parse_id(last_id) else known
 
     def _try_to_write(self, file: Path) -> None:
         """A full disk must not end a reign; it is said once."""

@@ -135,7 +135,7 @@ class Scheduler:
         log = LogReader(client, self._keys)
         if self._newer is not None and self._newer[0] == (seen, log.first_id()):
             raise self._newer[1]  # it need not be read again to know
-        missed = self._known_log.missed(seen.incarnation, log)
+        missed = self._known_log.missed(seen.incarnation, int(seen.epoch or 0), log)
         try:
             recovered = recover(log, seen.cursor, is_lost=missed is not None)
         except NewerLog as newer:
@@ -197,14 +197,16 @@ class Scheduler:
             say(f"another scheduler leads ({deposed})")
         finally:
             self._status.trouble = ""
-            # Also what came after the last beat is known to have been there, and would be missed.
-            if state.incarnation:  # else nothing of the log was read yet
-                self._known_log.note(_known_from(state))
+            self._note(state)  # what came since the last beat is the first to be lost
             wire.close()
+
+    def _note(self, state: State) -> None:
+        if state.incarnation:  # else nothing of the log was read yet
+            self._known_log.note(Known(state.incarnation, state.epoch, state.last_id, state.fence))
 
     def _seen(self, state: State) -> None:
         """The log holds all that the state is made of."""
-        self._known_log.note(_known_from(state))
+        self._note(state)
         until_ms = state.recovering_until_ms
         self._status.problem = ""
         if until_ms is not None:
@@ -239,11 +241,6 @@ def _about(name: str, durability: str, run_id: str, session_ttl_ms: int) -> dict
 def _is_newer(core: str) -> bool:
     """Whether the hash says that a newer core leads or led."""
     return core.isdecimal() and int(core) > CORE_VERSION
-
-
-def _known_from(state: State) -> Known:
-    """What a leader knows of the log."""
-    return Known(state.incarnation, state.epoch, state.last_id, state.fence)
 
 
 def _retention(

@@ -11,11 +11,8 @@ from gpuboss_scheduler.scripts import Script
 
 STALL_S = 1.0  # a server that answers nothing for longer stood still, or was gone, and nobody could beat either
 
-SLACK_MS = 1_000  # nobody who beat since the jump lives for longer than a session TTL and this
-
 _sessions = Script("sessions")
 _lose_sessions = Script("lose_sessions")
-_put_back = Script("put_back_sessions")
 
 
 class Trust:
@@ -29,7 +26,6 @@ class Trust:
         self._monotonic = monotonic
         self._answered_s: float | None = None
         self._ahead_s: float | None = None  # the server's clock, as far as it is ahead of ours
-        self._fallen_s = 0.0
         self._from_s = 0.0
 
     def answered(self, server_ms: int) -> None:
@@ -40,14 +36,8 @@ class Trust:
         before_s, self._ahead_s = self._ahead_s, server_ms / 1000 - now_s
         if before_s is not None and abs(self._ahead_s - before_s) > STALL_S:
             late = True
-            self._fallen_s += max(0.0, before_s - self._ahead_s)
         if late:
             self._from_s = now_s + self._session_ttl_s
-
-    def take_fall(self) -> int:
-        """By how much the server's clock was put back since this was asked last (ms)."""
-        fallen_s, self._fallen_s = self._fallen_s, 0.0
-        return round(fallen_s * 1000)
 
     def holds(self) -> bool:
         """Whether who is past its time is dead."""
@@ -62,7 +52,8 @@ class Trust:
 def lose_silent_sessions(reign: Reign, members: Iterable[str], session_ttl_ms: int, trust: Trust) -> int:
     """Append `SessionLost` for each of `members` (`<service>/<session>`) that is past its time; returns how many.
 
-    A member that Redis does not know of gets one TTL from now. Others that are past their time own nothing, and
+    A member that Redis does not know of gets one TTL from now, and one that has longer than that, because the
+    server's clock was put back, does too. Others that are past their time own nothing, and
     are forgotten without a word.
     """
     keys, ours = reign.keys, dict.fromkeys(members)
@@ -78,12 +69,6 @@ def lose_silent_sessions(reign: Reign, members: Iterable[str], session_ttl_ms: i
     lost = int(seq) - reign.seq
     reign.seq = int(seq)
     return lost
-
-
-def put_back_sessions(reign: Reign, fallen_ms: int, session_ttl_ms: int) -> None:
-    """The server's clock was put back: who beat before that would live for so much longer, dead or alive."""
-    keys = reign.keys
-    _put_back(reign.client, [keys.scheduler, keys.sessions], [reign.epoch, fallen_ms, session_ttl_ms + SLACK_MS])
 
 
 def _fact(reign: Reign, member: str, ours: dict[str, None]) -> tuple[str, bytes]:

@@ -209,9 +209,13 @@ async def test_a_blocked_loop_without_a_pulse_has_lost_its_leases(server: RealSe
     async with GPUBoss(server.url, "painter") as boss:
         lease = await hold(boss, hand)
         stop_pulse(boss)
-        block_until_s(last_taken(boss).at_s + TTL_S)
+        lost = last_taken(boss)
+        block_until_s(lost.at_s + TTL_S)
         with anyio.fail_after(LATE_S):
             assert await lease.wait_lost() == "session_lost"
+        await until("a beat under a new session", lambda: last_taken(boss).at_s > lost.at_s)
+        assert hand.log("LeaseReleased") == [], "its memory is still in use: nobody else may be granted it yet"
+        await boss.release(lease)
         assert (await hand.hear("LeaseReleased"))["lease_id"] == lease.lease_id
 
 

@@ -13,7 +13,7 @@ from tests.sim.words import Word
 
 SCRIPTS = {
     name: Script(name).text
-    for name in ("append", "beat", "claim", "commit", "lose_sessions", "project", "sessions", "snapshot")
+    for name in ("append", "beat", "claim", "commit", "lose_sessions", "project", "sessions", "snapshot", "trim")
 } | {"client_beat": BEAT}
 ROWS = tuple(f"lease-{number}" for number in range(6))
 MEMBERS = ("imajin/session-1", "imajin/session-2", "other/session-3")
@@ -33,6 +33,7 @@ class DrawnScripts:
             *(self._claim,) * 2,
             *(self._meddle,) * 3,
             *(self._append, self._beat, self._lose_sessions, self._project, self._sessions, self._snapshot),
+            self._trim,
             self._client_beat,
         ]
 
@@ -70,7 +71,8 @@ class DrawnScripts:
     def _beat(self) -> list[Word]:
         lease, until = self.random.choice(("1500", "0")), self.random.choice(("", "1700000000000"))
         there = self.random.choice(self._entries() or [b"5-1"])
-        return self._call("beat", ("scheduler", "events"), self._known("epoch"), lease, "3", until, there)
+        trouble = self.random.choice(("", "the archive is full"))
+        return self._call("beat", ("scheduler", "events"), self._known("epoch"), lease, "3", until, there, trouble)
 
     def _claim(self) -> list[Word]:
         facts = [*self._facts(2), "SchedulerElected", "{}"]
@@ -128,12 +130,22 @@ class DrawnScripts:
         return self._call("project", ("scheduler", key), self._known("epoch"), len(gone), *gone, *self._pairs(ROWS))
 
     def _sessions(self) -> list[Word]:
-        return self._call("sessions", ("scheduler", "sessions"), self._known("epoch"), 15_000, *self._some(MEMBERS))
+        latest_ms = self._now_ms() + self.random.choice((1_000, 1_000, 1_000, -60_000))
+        arguments = (self._known("epoch"), 15_000, latest_ms, *self._some(MEMBERS))
+        return self._call("sessions", ("scheduler", "sessions"), *arguments)
 
     def _snapshot(self) -> list[Word]:
-        return self._call(
-            "snapshot", ("scheduler", "snapshot"), self._known("epoch"), "5-1", "1", "digest", b"\x00\xff"
-        )
+        through = self.random.choice(self._entries() or [b"5-1"])
+        arguments = (self._known("epoch"), self._known("seq"), "9", "{}", through, "1", "digest", b"\x00\xff")
+        return self._call("snapshot", ("scheduler", "events", "snapshot"), *arguments)
+
+    def _trim(self) -> list[Word]:
+        entries = self._entries() or [b"5-1"]
+        stays, goes = self.random.choice(entries), self.random.choice(entries)
+        taken = self._peek("HGET", "snapshot", "id")
+        known = taken if isinstance(taken, bytes) and self.random.random() < 0.8 else "5-1"
+        arguments = (self._known("epoch"), known, entries[-1], stays, goes)
+        return self._call("trim", ("scheduler", "events", "snapshot"), *arguments)
 
     def _client_beat(self) -> list[Word]:
         return self._call("client_beat", ("sessions", "scheduler"), self.random.choice(MEMBERS), 15_000)

@@ -85,7 +85,8 @@ class Interpreter:
     def load(self, sha: str, text: bytes) -> None:
         """Compile a script, to be run by its hash. Raises `Refused`."""
         if sha not in self._scripts:
-            compiled = self._compile(text, b"@user_script")
+            # The first line may say what a script is allowed to do; that is for the server, and no Lua.
+            compiled = self._compile(b"--" + text if text.startswith(b"#!") else text, b"@user_script")
             if isinstance(compiled, tuple):
                 raise Refused(f"Error compiling script (new function): {as_text(compiled[1])}")
             self._scripts[sha] = compiled

@@ -10,7 +10,8 @@ if redis.call('TYPE', KEYS[2])['ok'] ~= 'zset' then redis.call('DEL', KEYS[2]) e
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local dies_ms = string.format('%d', now_ms + ARGV[2])
-for i = 4, #ARGV do redis.call('ZADD', KEYS[2], 'NX', dies_ms, ARGV[i]) end
+-- Nobody who beats lives for longer than that: the clock went back, and a dead session must not live until it is there.
+for i = 4, #ARGV do redis.call('ZADD', KEYS[2], 'LT', dies_ms, ARGV[i]) end
 if now_ms > tonumber(ARGV[3]) then return {'OK'} end
 local past = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. string.format('%d', now_ms), 'LIMIT', 0, 1000)
 return {'OK', unpack(past)}

@@ -1,0 +1,109 @@
+"""Many seeds, on several processors: what was injected, what was found, how fast."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from tests.sim.guards import Guards
+from tests.sim.world import World
+
+
+class Outcome(NamedTuple):
+    """What became of one seed."""
+
+    seed: int
+    problems: list[str]
+    steps: int
+    simulated_us: int
+    faults: dict[str, int]
+    requests: int
+    loads: int
+    takeovers_us: list[int]
+    recoveries: int
+    digest: str
+
+
+def run_seed(seed: int, without: str | None = None, *, is_short: bool = False) -> Outcome:
+    """One seed; `without` one of the guards."""
+    world = World(seed, Guards(without), is_short=is_short).run()
+    return Outcome(
+        seed,
+        world.problems,
+        world.timeline.steps,
+        world.timeline.now_us,
+        world.counts,
+        world.asked,
+        world.loaded,
+        world.takeovers_us,
+        world.judge.recoveries + world.judge.promises.recoveries,
+        world.digest,
+    )
+
+
+def run_seeds(seeds: Iterable[int], jobs: int = 1, without: str | None = None) -> Iterator[Outcome]:
+    """All of them, as they are done."""
+    if jobs == 1:
+        yield from (run_seed(seed, without) for seed in seeds)
+        return
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap_unordered(_run_one, zip(seeds, itertools.repeat(without)), chunksize=4)
+
+
+def _run_one(what: tuple[int, str | None]) -> Outcome:
+    return run_seed(*what)
+
+
+class Campaign:
+    """What many seeds came to."""
+
+    def __init__(self) -> None:
+        self.seeds = 0
+        self.failed: list[Outcome] = []
+        self._totals: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+        self._takeovers_us: list[int] = []
+        self._began_s = time.monotonic()
+
+    def add(self, outcome: Outcome) -> None:
+        """One more seed."""
+        self.seeds += 1
+        if outcome.problems:
+            self.failed.append(outcome)
+        self._totals.update(
+            steps=outcome.steps,
+            simulated_us=outcome.simulated_us,
+            requests=outcome.requests,
+            loads=outcome.loads,
+            recoveries=outcome.recoveries,
+        )
+        self._faults.update(outcome.faults)
+        self._takeovers_us += outcome.takeovers_us
+
+    def summary(self) -> str:
+        """For people."""
+        took_s = max(0.001, time.monotonic() - self._began_s)
+        totals, problems = self._totals, [problem for outcome in self.failed for problem in outcome.problems]
+        lost = sum(problem.startswith("L") for problem in problems)
+        lines = [
+            f"{self.seeds:,} seeds, {totals['steps']:,} steps, {totals['simulated_us'] / 3.6e9:,.1f} simulated hours, "
+            f"in {took_s:,.0f} s ({totals['steps'] / took_s:,.0f} steps a second)",
+            f"{totals['requests']:,} requests, {totals['loads']:,} of them used; {totals['recoveries']:,} lost logs "
+            "recovered",
+            f"{sum(self._faults.values()):,} faults:",
+            *(f"  {count:9,} {kind}" for kind, count in sorted(self._faults.items())),
+            f"takeovers: {_times(self._takeovers_us)}",
+            f"promises broken: {len(problems) - lost}; answers lost: {lost}",
+        ]
+        return "\n".join(lines)
+
+
+def _times(times_us: list[int]) -> str:
+    if not times_us:
+        return "none"
+    ordered = sorted(times_us)
+    return f"{len(ordered):,}, p50 {ordered[len(ordered) // 2] / 1000:,.0f} ms, max {ordered[-1] / 1000:,.0f} ms"

@@ -1,0 +1,15 @@
+"""Seeds that once broke the promise, and why.
+
+A seed is the same run only as long as the simulator draws as it did then, so the causes have tests of their own.
+"""
+
+FOUND: dict[int, str] = {
+    18: "what the leader wrote before its next beat hid that the log before it was emptied",
+    24: "the same, and the next leader could not read what was left",
+    70: "the same: grants on devices that the new log did not know",
+    80: "two failovers: an older name of the log was taken for a newer one",
+    107: "the same",
+    139: "a client released what it stopped relying on before its user had unloaded",
+    452: "the server's clock went back, and a session that died then lived on until the clock was there again",
+    487: "the same",
+}

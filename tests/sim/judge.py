@@ -1,0 +1,144 @@
+"""Says whether the promise was kept: after every step by the log's own account, at the end by its auditors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gpuboss.core.state import State
+from gpuboss.core.stream_ids import parse_id
+from gpuboss.core.verification import Verifier
+from gpuboss.log import load_snapshot
+from tests.core.auditor import audit
+from tests.sim.promises import Promises
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+EVENTS = b"gpuboss:events"
+
+
+class Judge:
+    """Reads the log as it is written. What it finds is in `world.faults_found`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.injected: set[bytes] = set()
+        self.recoveries = 0  # in logs that are gone
+        self._unseen_jump_from: tuple[int, int] | None = None
+        self._is_time_lost = False
+        self._beginning_is_gone = False
+        self._written: dict[str, None] = {}  # the ids
+        self._is_loss_unseen = False
+        self.promises = self._new()
+        self._last_id = b"0-0"
+
+    def clock_jumped(self) -> None:
+        """The server's clock was set ahead. A scheduler that leads on sees that, and says so. One that begins to lead
+        cannot know whether time passed or the clock jumped, and takes it for time: what waits for a time to pass, the
+        lock delay too, is over early then."""
+        self._unseen_jump_from = len(self.promises.elections), self.promises.jumps
+
+    @property
+    def is_time_lost(self) -> bool:
+        """Whether a jump of the clock went unseen."""
+        return self._is_time_lost
+
+    def look(self, keys: set[bytes]) -> None:
+        """Something was written to these keys."""
+        if EVENTS in keys:
+            self._read_on()
+
+    def begin_anew(self, *, beginning_is_gone: bool = False) -> None:
+        """Entries of the log are gone: what is left is the log now."""
+        before = self.promises
+        self._look_what_is_lost()
+        self.recoveries += before.recoveries
+        self._beginning_is_gone = beginning_is_gone
+        self.promises = self._new(quiet=True)
+        self.promises.total_mib |= before.total_mib  # what a snapshot knows need not be said again
+        self._last_id = b"0-0"
+        self._read_on()
+        self.recoveries -= self.promises.recoveries  # those that stand there still
+        self._is_quiet = False
+
+    @property
+    def is_answer_lost(self) -> bool:
+        """Whether entries are gone and no scheduler noticed: none had seen them. Whoever wrote them was told that they
+        are there, and waits for an answer in vain; what is asked and released after that is answered as ever."""
+        return self._is_loss_unseen
+
+    def _look_what_is_lost(self) -> None:
+        there = {entry_id for entry_id, _ in self._entries(b"-")}
+        self._is_loss_unseen = self._is_loss_unseen or not self._written.keys() <= there
+        self._written = dict.fromkeys(entry_id for entry_id in self._written if entry_id in there)
+
+    def finish(self) -> None:
+        """The log is complete: verify it, audit it, and see that nothing is left open."""
+        entries = self._entries(b"-")
+        state = State()
+        if self._beginning_is_gone:
+            snapshot = self._world.read_hash(b"gpuboss:snapshot")
+            if snapshot:
+                state = load_snapshot(snapshot[b"state"], snapshot[b"digest"].decode())
+        else:
+            for problem in audit(entries)[:3]:
+                self._world.blame(f"the log's auditor: {problem}")
+        if not self._beginning_is_gone or state.last_id != "0-0":
+            self._verify(state, entries)
+        for key in () if self.is_answer_lost else (b"gpuboss:leases", b"gpuboss:queue"):
+            if rows := self._world.read_hash(key):
+                self._world.blame(f"{key.decode()} still shows {rows}")
+
+    def _verify(self, state: State, entries: list[tuple[str, list[bytes]]]) -> None:
+        cursor = self._world.read_hash(b"gpuboss:scheduler").get(b"cursor", b"0-0").decode()
+        forged = frozenset(entry_id for entry_id, fields in entries if len(fields) == 4 and fields[3] in self.injected)
+        verifier = Verifier(state, lambda: forged, cursor)
+        after = parse_id(state.last_id)
+        for entry_id, fields in entries:
+            if parse_id(entry_id) > after:
+                verifier.feed(entry_id, fields)
+        undecided = verifier.finish()
+        for found in verifier.divergences[:3]:
+            self._world.blame(f"the log diverges at {found.entry_id}: {found.problem}")
+        self._check_nothing_left(verifier.state, undecided)
+
+    def _check_nothing_left(self, state: State, undecided: int) -> None:
+        world = self._world
+        if self.is_answer_lost:
+            return
+        if undecided:
+            world.blame(f"L1: {undecided} entries have no answer")
+        if state.waitlist.by_id:
+            world.blame(f"L1: still waiting: {', '.join(state.waitlist.by_id)}")
+        if state.ledger.leases:
+            left = [f"{lease_id} ({lease.state})" for lease_id, lease in state.ledger.leases.items()]
+            world.blame(f"L2: not free again: {', '.join(left)}")
+
+    def _new(self, quiet: bool = False) -> Promises:
+        self._is_quiet = quiet
+        return Promises(self._blame, self.injected, has_gap=quiet)
+
+    def _blame(self, problem: str) -> None:
+        if not self._is_quiet:
+            self._world.blame(problem)
+
+    def _read_on(self) -> None:
+        for entry_id, fields in self._entries(b"(" + self._last_id):
+            self._last_id = entry_id.encode()
+            recoveries = self.promises.recoveries
+            self.promises.take(entry_id, fields)
+            self._written[entry_id] = None
+            if self.promises.recoveries > recoveries:
+                self._is_loss_unseen = False
+        if self._unseen_jump_from is not None:
+            elections, jumps = self._unseen_jump_from
+            if self.promises.jumps > jumps:
+                self._unseen_jump_from = None
+            elif len(self.promises.elections) != elections:
+                self._is_time_lost = True
+
+    def _entries(self, after: bytes) -> list[tuple[str, list[bytes]]]:
+        answer: Any = self._world.host.server.execute([b"XRANGE", EVENTS, after, b"+"])
+        if not isinstance(answer, list):
+            return []
+        return [(entry_id.decode(), fields) for entry_id, fields in answer]

@@ -1,0 +1,140 @@
+"""An account of the log while it is written, kept by somebody who shares no code with the ledger: who may write, what
+is promised on each device, and that nobody is answered, granted or ended twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from tests.core.audited_log import DECISION_TYPES, FACT_TYPES
+
+SCHEDULERS = frozenset((*FACT_TYPES, *DECISION_TYPES))
+
+Charge = tuple[tuple[str, ...], int]
+
+
+class Promises:
+    """One log, from its first entry on. `blame` is told what is wrong."""
+
+    def __init__(self, blame: Callable[[str], None], injected: set[bytes], *, has_gap: bool = False) -> None:
+        """`injected`: the data of entries that somebody forged. `has_gap`: entries are gone, and with them numbers,
+        until a new incarnation begins."""
+        self.epoch = 0
+        self.seq = 0
+        self.incarnation = ""
+        self.recoveries = 0
+        self.elections: list[tuple[str, int]] = []
+        self._injected = injected
+        self._blame = blame
+        self.total_mib: dict[str, int] = {}
+        self._charges: dict[str, Charge] = {}
+        self._reasserted: dict[str, str] = {}  # entry -> the lease that was charged because of it
+        self._fence = 0
+        self._has_gap = has_gap
+        self._moved: set[bytes] = set()  # what was written while that was not noticed: it moves to behind the election
+        self.jumps = 0
+        self.granted: dict[str, None] = {}
+        self.answered: dict[str, None] = {}
+        self.ended: dict[str, None] = {}
+
+    def take(self, entry_id: str, fields: list[bytes]) -> None:
+        """The next entry."""
+        if len(fields) != 4 or fields[0] != b"type" or fields[2] != b"data":
+            return
+        kind = fields[1].decode("utf-8", "replace")
+        if kind not in SCHEDULERS and kind not in ("LeaseReasserted", "LeaseRevoked"):
+            return
+        if fields[3] in self._injected:
+            return
+        data = json.loads(fields[3])
+        if kind in SCHEDULERS or "seq" in data:
+            if self._has_gap:
+                self._moved.add(fields[3])
+            if not self._is_next(kind, data):
+                if fields[3] in self._moved:
+                    return
+                self._blame(
+                    f"S5: {entry_id} {kind} was written as {data.get('epoch')}/{data.get('seq')} behind "
+                    f"{self.epoch}/{self.seq}"
+                )
+                return
+            self.epoch, self.seq = data["epoch"], data["seq"]
+        act = getattr(self, f"_on_{kind}", None)
+        if act is not None:
+            act(entry_id, data)
+
+    def _is_next(self, kind: str, data: dict[str, Any]) -> bool:
+        epoch, seq = data.get("epoch", 0), data.get("seq", 0)
+        if kind == "SchedulerElected":
+            return bool(epoch > self.epoch and (seq == self.seq + 1 or self._has_gap))
+        if self._has_gap:
+            return bool(epoch >= self.epoch)
+        return bool(epoch == self.epoch and seq == self.seq + 1)
+
+    def _on_SchedulerElected(self, entry_id: str, data: dict[str, Any]) -> None:
+        self.elections.append((data["scheduler"], data["epoch"]))
+        if data.get("lost") is not None:
+            self.recoveries += 1
+            self._has_gap = False
+            self.granted.clear()
+            self.answered.clear()
+            self.ended.clear()
+            self._fence = max(self._fence, data["lost"]["fence"])
+        self.incarnation = data["incarnation"]
+
+    def _on_DeviceObserved(self, entry_id: str, data: dict[str, Any]) -> None:
+        out_of_reach = sum(data.get(f"{name}_mib", 0) for name in ("reserved", "margin", "foreign"))
+        self.total_mib[f"{data['node']}/{data['device']}"] = data["total_mib"] - out_of_reach
+
+    def _on_ClockJumped(self, entry_id: str, data: dict[str, Any]) -> None:
+        self.jumps += 1
+
+    def _on_LeaseGranted(self, entry_id: str, data: dict[str, Any]) -> None:
+        lease_id = data["lease_id"]
+        if lease_id in self.granted:
+            self._blame(f"S2: {entry_id} grants {lease_id} a second time")
+        self._answer(entry_id, lease_id)
+        self.granted[lease_id] = None
+        if data["fence"] <= self._fence:
+            self._blame(f"{entry_id} grants {lease_id} with fence {data['fence']}, not above {self._fence}")
+        self._fence = data["fence"]
+        devices = tuple(f"{data['node']}/{name}" for name in data["devices"])
+        self._charges[lease_id] = (devices, data["vram_mib"])
+        for device in devices:
+            promised_mib = sum(mib for where, mib in self._charges.values() if device in where)
+            if promised_mib > self.total_mib.get(device, 0) and not self._has_gap:
+                self._blame(
+                    f"S1: {entry_id} promises {promised_mib} MiB on {device}, which has {self.total_mib.get(device, 0)}"
+                )
+
+    def _on_LeaseDenied(self, entry_id: str, data: dict[str, Any]) -> None:
+        self._answer(entry_id, data["lease_id"])
+
+    def _answer(self, entry_id: str, lease_id: str) -> None:
+        if lease_id in self.answered:
+            self._blame(f"{entry_id} answers {lease_id} a second time")
+        self.answered[lease_id] = None
+
+    def _on_LeaseEnded(self, entry_id: str, data: dict[str, Any]) -> None:
+        lease_id = data["lease_id"]
+        if lease_id in self.ended:
+            self._blame(f"{entry_id} ends {lease_id} a second time")
+        self.ended[lease_id] = None
+        if data["freed"]:
+            self._charges.pop(lease_id, None)
+
+    def _on_VramReclaimed(self, entry_id: str, data: dict[str, Any]) -> None:
+        self._charges.pop(data["lease_id"], None)
+
+    def _on_LeaseReasserted(self, entry_id: str, data: dict[str, Any]) -> None:
+        lease_id = data["lease_id"]
+        if lease_id not in self._charges:
+            self._reasserted[entry_id] = lease_id
+            devices = tuple(f"{data['node']}/{name}" for name in data["devices"])
+            self._charges[lease_id] = (devices, data["vram_mib"])
+
+    def _on_EventRejected(self, entry_id: str, data: dict[str, Any]) -> None:
+        lease_id = self._reasserted.pop(data["event_id"], None)
+        if lease_id is not None:
+            self._charges.pop(lease_id, None)

@@ -1,0 +1,67 @@
+"""Seeds of the simulated world: each must keep the promise, and each guard that is switched off must be missed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.rules.sources import ROOT
+from tests.sim.campaign import run_seed, run_seeds
+from tests.sim.found import FOUND
+
+SEEDS = 500
+CHUNK = 20
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_the_promise_holds_in_every_seed(first: int) -> None:
+    broken = [
+        f"scripts/sim {outcome.seed} --trace: {outcome.problems[0]}"
+        for outcome in (run_seed(seed, is_short=True) for seed in range(first, first + CHUNK))
+        if outcome.problems
+    ]
+    assert broken == []
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_was_found_once_is_not_there_any_more(seed: int) -> None:
+    assert run_seed(seed).problems == []
+
+
+def digest_under(hash_seed: str) -> str:
+    """The digest of a seed with many faults, in an interpreter that hashes texts differently."""
+    code = "from tests.sim.campaign import run_seed; print(run_seed(452, is_short=True).digest)"
+    environ = os.environ | {
+        "PYTHONHASHSEED": hash_seed,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), f"{ROOT}/scheduler"]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_a_seed_is_the_same_run_to_the_byte() -> None:
+    assert digest_under("1") == digest_under("2") == run_seed(452, is_short=True).digest
+
+
+def test_seeds_run_in_processes_come_to_the_same() -> None:
+    alone = [outcome.digest for outcome in run_seeds(range(4))]
+    assert [outcome.digest for outcome in run_seeds(range(4), jobs=2)] == alone
+
+
+@pytest.mark.parametrize(
+    ("guard", "seeds"),
+    [
+        ("epoch", range(20)),
+        ("quarantine", range(20)),
+        ("de-duplication", range(20)),
+        ("fsync", range(40)),
+        ("reclaiming", range(100)),
+        ("self-fence", range(100)),
+        ("tombstones", range(200)),
+    ],
+)
+def test_a_guard_that_is_switched_off_is_missed(guard: str, seeds: range) -> None:
+    assert any(run_seed(seed, guard).problems for seed in seeds)
