@@ -158,7 +158,7 @@ def sessions_in_use(desk: Desk) -> list[str]:
 def repetitions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested]:
     """Releases whose end was not told yet, for Redis may have lost them, and all open requests once more, the answered
     ones too: whatever was decided meanwhile is told again."""
-    for lease_id in desk.leaving:
+    for lease_id in _released(desk):
         yield LeaseReleased(lease_id, desk.service)
     for waiting in desk.waiting.values():
         yield waiting.request
@@ -172,7 +172,7 @@ def reassertions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested | LeaseR
     A held lease is not requested again: that could grant it a second time, on another device. Releases come first: the
     log may have lost them and kept the leases, whose room is then taken.
     """
-    for lease_id in [each for each in desk.leaving if each not in desk.given_up]:
+    for lease_id in _released(desk):
         yield LeaseReleased(lease_id, desk.service)
     for waiting in desk.waiting.values():
         yield waiting.request
@@ -195,3 +195,8 @@ def reassertions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested | LeaseR
             exclusive=held.request.exclusive,
             instance=held.request.instance,
         )
+
+
+def _released(desk: Desk) -> list[str]:
+    """What was given back, and may not have been heard. What was given up was not: its memory may still be in use."""
+    return [lease_id for lease_id in desk.leaving if lease_id not in desk.given_up]

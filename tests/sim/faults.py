@@ -198,7 +198,7 @@ def _empty_log(world: World) -> bool:
     if not world.host.is_up:
         return False
     world.host.ask(*world.random.choice(((b"XTRIM", EVENTS, b"MAXLEN", b"0"), (b"DEL", EVENTS))))
-    world.log_changed(beginning_is_gone=True)
+    world.log_changed()
     return True
 
 

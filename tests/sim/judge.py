@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gpuboss.cli.look_ahead import forged_ids, number_begun_at
 from gpuboss.core.state import State
 from gpuboss.core.stream_ids import parse_id
 from gpuboss.core.verification import Verifier
-from gpuboss.log import load_snapshot
+from gpuboss.log import Entry, load_snapshot
 from tests.core.auditor import audit
 from tests.sim.promises import Promises
 
@@ -26,7 +27,6 @@ class Judge:
         self.recoveries = 0  # in logs that are gone
         self._unseen_jump_from: tuple[int, int] | None = None
         self._is_time_lost = False
-        self._beginning_is_gone = False
         self._written: dict[str, None] = {}  # the ids
         self._is_loss_unseen = False
         self.promises = self._new()
@@ -48,12 +48,11 @@ class Judge:
         if EVENTS in keys:
             self._read_on()
 
-    def begin_anew(self, *, beginning_is_gone: bool = False) -> None:
+    def begin_anew(self) -> None:
         """Entries of the log are gone: what is left is the log now."""
         before = self.promises
         self._look_what_is_lost()
         self.recoveries += before.recoveries
-        self._beginning_is_gone = beginning_is_gone
         self.promises = self._new(quiet=True)
         self.promises.total_mib |= before.total_mib  # what a snapshot knows need not be said again
         self._last_id = b"0-0"
@@ -76,14 +75,16 @@ class Judge:
         """The log is complete: verify it, audit it, and see that nothing is left open."""
         entries = self._entries(b"-")
         state = State()
-        if self._beginning_is_gone:
+        # As a replay sees it: a log that somebody emptied, and that was cut or brought back since, tells by its numbers.
+        beginning_is_gone = number_begun_at(lambda: (Entry(*each) for each in entries)) != 1
+        if beginning_is_gone:
             snapshot = self._world.read_hash(b"gpuboss:snapshot")
             if snapshot:
                 state = load_snapshot(snapshot[b"state"], snapshot[b"digest"].decode())
         else:
             for problem in audit(entries)[:3]:
                 self._world.blame(f"the log's auditor: {problem}")
-        if not self._beginning_is_gone or state.last_id != "0-0":
+        if not beginning_is_gone or state.last_id != "0-0":
             self._verify(state, entries)
         for key in () if self.is_answer_lost else (b"gpuboss:leases", b"gpuboss:queue"):
             if rows := self._world.read_hash(key):
@@ -91,8 +92,8 @@ class Judge:
 
     def _verify(self, state: State, entries: list[tuple[str, list[bytes]]]) -> None:
         cursor = self._world.read_hash(b"gpuboss:scheduler").get(b"cursor", b"0-0").decode()
-        forged = frozenset(entry_id for entry_id, fields in entries if len(fields) == 4 and fields[3] in self.injected)
-        verifier = Verifier(state, lambda: forged, cursor)
+        # Not only what was injected: of a log that was lost, decisions that stand alone are moved behind the election.
+        verifier = Verifier(state, lambda: forged_ids(Entry(*each) for each in entries), cursor)
         after = parse_id(state.last_id)
         for entry_id, fields in entries:
             if parse_id(entry_id) > after:

@@ -195,9 +195,9 @@ class World:
         self.timeline.after(int(self.random.choice((0.05, 1.0, 5.0)) * self.random.random() * 1e6), self.host.come_up)
         return True
 
-    def log_changed(self, *, beginning_is_gone: bool = False) -> None:
+    def log_changed(self) -> None:
         """Entries of the log may be gone."""
-        self.judge.begin_anew(beginning_is_gone=beginning_is_gone)
+        self.judge.begin_anew()
 
     # ------------------------------------------------------------ its course
 
