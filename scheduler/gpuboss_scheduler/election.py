@@ -87,7 +87,7 @@ def claim(
     facts: Sequence[Event],
     about: dict[str, Any],
 ) -> Claim | None:
-    """Begin the next reign; None if somebody else was faster, or the leader beat after all.
+    """Begin the next reign; None if somebody else was faster, the leader beat after all, or what was read is gone.
 
     `recovered` is what the log says, `missed` what was known of it and is gone: a new incarnation begins then. `facts`
     are what the claimant finds beside that; `about` is what the hash shows.
@@ -106,7 +106,7 @@ def claim(
     what_is_lost = "" if missed is None else "snapshot" if recovered.snapshot_is_ahead else "log"
     seq = recovered.seq + 1 + len(facts)
     arguments: list[Any] = [seen.epoch, seen.alive_until_ms, seen.seq, epoch, seq, LEADERSHIP_MS]
-    arguments += [recovered.cursor, what_is_lost, 1 + len(facts)]
+    arguments += [recovered.cursor, what_is_lost, recovered.read_through, 1 + len(facts)]
     for number, fact in enumerate([elected, *facts], start=recovered.seq + 1):
         arguments += [type(fact).__name__, stamped(fact, epoch, number)]
     arguments += [len(shown), *chain.from_iterable(shown.items())]

@@ -18,6 +18,7 @@ from gpuboss.core.takeover import NewerCore
 from gpuboss.core.verification import Verifier
 from gpuboss.events import Decision, EventRejected, LeaseRequested, SchedulerElected, SnapshotTaken, Stamp
 from gpuboss.log import Entry, LogDamaged, LogReader, NewerLog
+from gpuboss_scheduler.known_log import Known
 from gpuboss_scheduler.talk import say
 
 FIELDS_MOVED = 1_000  # of an entry; what has more is no event wherever it stands
@@ -25,6 +26,15 @@ FIELDS_MOVED = 1_000  # of an entry; what has more is no event wherever it stand
 
 class Overtaken(Exception):
     """The log was trimmed while it was read: somebody leads after all."""
+
+
+class SnapshotAhead(Exception):
+    """The snapshot stands behind the end of the log: entries are gone that nobody remembers but it. `known`: as it
+    knows the log."""
+
+    def __init__(self, known: Known) -> None:
+        super().__init__(f"the snapshot stands at {known.last_id}, behind the last entry of the log")
+        self.known = known
 
 
 class Recovered(msgspec.Struct):
@@ -38,6 +48,7 @@ class Recovered(msgspec.Struct):
     tail_sessions: list[str]
     undecided: list[Entry]
     snapshot_is_ahead: bool = False  # of a log of which entries are gone
+    read_through: str = ""  # the last entry that was read; empty if there is none
 
     @property
     def is_of_other_rules(self) -> bool:
@@ -49,8 +60,8 @@ def recover(log: LogReader, cursor: str, *, is_lost: bool = False) -> Recovered:
     """Read the log. `cursor`: the last entry decided, or empty if Redis does not say. `is_lost`: entries of the log
     are known to be gone, so that neither the cursor nor a snapshot need to belong to what is left.
 
-    Raises `LogDamaged` if the decisions in the log do not follow from it, `NewerLog` if a newer core decides it, and
-    `Overtaken`.
+    Raises `LogDamaged` if the decisions in the log do not follow from it, `NewerLog` if a newer core decides it,
+    `Overtaken`, and, where nothing is known to be gone, `SnapshotAhead`.
     """
     trimmed = log.trimmed_through()
     try:
@@ -70,19 +81,17 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
         cursor = ""
         state = State() if is_ahead else state
     elif is_ahead:
-        raise LogDamaged(
-            f"the snapshot stands at {state.last_id}, behind the last entry of the log, {last_id}: it belongs to "
-            "another log; delete it if the log is whole"
-        )
+        raise SnapshotAhead(Known(state.incarnation, state.epoch, state.last_id, state.fence))
     if not cursor:
         cursor = _last_cause(log, state)
     _check_beginning(log, state)
     verifier = Verifier(state, lambda: _forged_ids(log, state.last_id), cursor)
-    tail = Recovered(state, cursor, 0, 0, [], [], is_ahead)
+    tail = Recovered(state, cursor, 0, 0, [], [], is_ahead, "" if last_id == "0-0" else last_id)
     highest = _last(state)
     cursor_id = parse_id(cursor)
     whole, through = True, state.last_id  # whether, and through which entry, everything up to here was decided
     for entry in log.entries(after=state.last_id):
+        tail.read_through = entry.id
         whole = whole and (parse_id(entry.id) <= cursor_id or _is_next_decision(entry, state))
         if whole:
             through = entry.id

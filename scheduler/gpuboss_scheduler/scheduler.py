@@ -25,7 +25,7 @@ from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.known_log import Known, KnownLog
 from gpuboss_scheduler.leader import Leader
 from gpuboss_scheduler.projections import write_all
-from gpuboss_scheduler.recovery import Overtaken, Recovered, recover
+from gpuboss_scheduler.recovery import Overtaken, Recovered, SnapshotAhead, recover
 from gpuboss_scheduler.reign import Reign
 from gpuboss_scheduler.retention import Retention
 from gpuboss_scheduler.scripts import Deposed
@@ -137,7 +137,11 @@ class Scheduler:
             raise self._newer[1]  # it need not be read again to know
         missed = self._known_log.missed(seen.incarnation, int(seen.epoch or 0), log)
         try:
-            recovered = recover(log, seen.cursor, is_lost=missed is not None)
+            try:
+                recovered = recover(log, seen.cursor, is_lost=missed is not None)
+            except SnapshotAhead as ahead:
+                missed = ahead.known
+                recovered = recover(log, seen.cursor, is_lost=True)
         except NewerLog as newer:
             self._newer = (seen, log.first_id()), newer
             raise

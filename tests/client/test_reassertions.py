@@ -24,6 +24,13 @@ def test_everything_open_is_repeated_as_it_was_asked(clerk: Clerk) -> None:
     assert again["lease-01"] == clerk.desk.held["lease-01"].request
 
 
+def test_what_was_given_up_is_not_released_before_its_user_says_so(clerk: Clerk) -> None:
+    clerk.hold("lease-01")
+    clerk.desk.give_up("lease-01")
+    assert list(repetitions(clerk.desk)) == []
+    assert list(reassertions(clerk.desk)) == []
+
+
 def test_to_a_new_log_leases_are_asserted_and_not_requested_again(clerk: Clerk) -> None:
     clerk.hold("lease-01", granted_at_ms=49_000, expires_at_ms=60_000, now_ms=50_000, vram_mib=8192)
     clerk.ask("lease-02")

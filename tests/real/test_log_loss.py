@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from gpuboss.keys import Keys
+from gpuboss.log import LogReader
+from gpuboss_scheduler.election import claim, look
+from gpuboss_scheduler.recovery import recover
 from tests.real.log_check import faults_of
 from tests.real.redis_view import Entry, RedisView, Service
 from tests.real.schedulers import SchedulerProcess, eventually
@@ -157,6 +161,31 @@ def test_a_fresh_scheduler_on_an_empty_server_begins_at_once(view: RedisView, se
         granted = Service(view, "service")
         granted.lease(20_000)
         assert all("lost" not in entry.data for entry in view.of_type("SchedulerElected"))
+
+
+def test_what_only_the_snapshot_remembers_is_noticed_too(view: RedisView, server: RealServer) -> None:
+    service = Service(view, "service")
+    with SchedulerProcess(server.url, **OPTIONS) as scheduler:
+        scheduler.wait_leading()
+        service.lease(20_000)
+        scheduler.terminate()  # it keeps a snapshot when it goes
+    view.client.xtrim(view.key("events"), maxlen=0, approximate=False)
+    with SchedulerProcess(server.url, **OPTIONS) as scheduler:
+        scheduler.wait_leading()
+        assert_granted_late(service, service.request(20_000), elected_anew(view))
+
+
+def test_a_log_that_is_emptied_while_it_is_read_is_not_claimed(view: RedisView, server: RealServer) -> None:
+    keys, client = Keys(view.namespace), view.client
+    with SchedulerProcess(server.url, **OPTIONS) as scheduler:
+        scheduler.wait_leading()
+        scheduler.terminate()
+    seen, _ = look(client, keys)
+    recovered = recover(LogReader(client, keys), seen.cursor)
+    about = {"leader": "late", "version": "0", "durability": "none", "run_id": "", "session_ttl_ms": TTL_MS}
+    client.xtrim(keys.events, maxlen=0, approximate=False)
+    assert claim(client, keys, seen, recovered, None, [], about) is None
+    assert view.scheduler()["epoch"] == seen.epoch
 
 
 def test_with_a_memory_file_a_restart_notices_too(view: RedisView, server: RealServer, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 Two things must hold at every moment. What the processes that run, and rely on their leases, believe they may use is
 there. And what is in use is there; where that is too much, the memory of a process is left out that stood still for
 longer than the lock delay: the promise ends there, as its lease may have ended when it stopped and its memory stays.
-It is left out until it has had a moment to unload (`UNLOAD_US`) after it goes on.
+It is left out until it has had a moment to unload (`UNLOAD_US`) after it goes on. So is one that SIGTERM ends: it gives
+back while it can still say so, and dies a moment later.
 """
 
 from __future__ import annotations

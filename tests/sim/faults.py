@@ -194,8 +194,9 @@ def _jump_clock(world: World) -> bool:
 
 
 def _empty_log(world: World) -> bool:
-    """Somebody deletes the log, or all entries of it."""
-    if not world.host.is_up:
+    """Somebody deletes the log, or all entries of it, while somebody leads: where nobody runs who knows the log, what
+    is written into it afterwards looks like a log of its own."""
+    if not world.host.is_up or not any(host.leads for host in world.schedulers):
         return False
     world.host.ask(*world.random.choice(((b"XTRIM", EVENTS, b"MAXLEN", b"0"), (b"DEL", EVENTS))))
     world.log_changed()

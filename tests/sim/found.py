@@ -12,4 +12,7 @@ FOUND: dict[int, str] = {
     139: "a client released what it stopped relying on before its user had unloaded",
     452: "the server's clock went back, and a session that died then lived on until the clock was there again",
     487: "the same",
+    136: "a client that woke up said again, with all else, releases of what its user had not unloaded yet",
+    313: "an emptied log that only its snapshot remembered: no scheduler would lead it",
+    331: "the log was emptied between what a standby read and its claim, which looked at the leader alone",
 }

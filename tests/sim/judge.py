@@ -75,7 +75,7 @@ class Judge:
         """The log is complete: verify it, audit it, and see that nothing is left open."""
         entries = self._entries(b"-")
         state = State()
-        # As a replay sees it: a log that somebody emptied, and that was cut or brought back since, tells by its numbers.
+        # As a replay sees it: a log that somebody emptied, and that was cut or brought back, tells by its numbers.
         beginning_is_gone = number_begun_at(lambda: (Entry(*each) for each in entries)) != 1
         if beginning_is_gone:
             snapshot = self._world.read_hash(b"gpuboss:snapshot")

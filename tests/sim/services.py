@@ -68,6 +68,7 @@ class ServiceHost:
                 say()
             process.kill()
 
+        process.excused_until_us = self._world.timeline.now_us + GOODBYE_US  # it gives back what goes when it dies
         process.start_thread(lambda: _in_any_case(say_goodbye))
         process.after(GOODBYE_US, process.kill)
 

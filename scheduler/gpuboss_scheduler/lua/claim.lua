@@ -1,20 +1,21 @@
 #!lua flags=allow-oom
--- Begin a reign, unless somebody began one, or the leader beat, since the claimant looked.
+-- Begin a reign, unless somebody began one, or the leader beat, or entries of the log went, since the claimant looked.
 --
 -- All that it found stands in the log as soon as anybody can see who leads. Where entries of the log were lost, whoever
 -- asked since must be decided after SchedulerElected, which says so: what is not decided yet moves behind it, under
 -- new ids, and a snapshot of what is no more there goes.
 -- KEYS  scheduler events snapshot
 -- ARGV  epoch seen, alive_until_ms seen, seq seen, new epoch, seq of the last fact, lease of leadership in ms, the
---       cursor, what was lost: '' (nothing), 'log' or 'snapshot' (it stands for more than is there); then, each with
---       their number first: types and data of facts, the first SchedulerElected; fields and values of what the hash
+--       cursor, what was lost: '' (nothing), 'log' or 'snapshot' (it stands for more than is there), the last entry that
+--       was read, or ''; then, each with their number first: types and data of facts, the first SchedulerElected; fields and values of what the hash
 --       shows; then entries to move, each as: id, how many fields and values it has, these
 -- Returns OK, the ids of the first and the last fact; or LOST.
 local seen = redis.call('HMGET', KEYS[1], 'epoch', 'alive_until_ms', 'seq')
 if (seen[1] or '') ~= ARGV[1] or (seen[2] or '') ~= ARGV[2] or (seen[3] or '') ~= ARGV[3] then return {'LOST'} end
+if ARGV[9] ~= '' and #redis.call('XRANGE', KEYS[2], ARGV[9], ARGV[9]) == 0 then return {'LOST'} end
 local first, last
-local at = 10
-for _ = 1, ARGV[9] do
+local at = 11
+for _ = 1, ARGV[10] do
   last = redis.call('XADD', KEYS[2], '*', 'type', ARGV[at], 'data', ARGV[at + 1])
   first = first or last
   at = at + 2
