@@ -17,12 +17,17 @@ FENCE_GAP = 1_000_000  # more grants than there can be between two notes
 
 
 class Known(msgspec.Struct, frozen=True):
-    """The log as it was seen last: its name, the highest epoch, its last entry and the highest fence."""
+    """The log as it was seen last: its name, the highest epoch, its last entry and the highest fence.
+
+    `before_id` is the last entry as it was seen before that. Of a log that was lost and is written on, the last entry
+    that was read may be a new one.
+    """
 
     incarnation: str
     epoch: int
     last_id: str
     fence: int
+    before_id: str = ""
 
 
 class KnownLog:
@@ -51,20 +56,22 @@ class KnownLog:
             # A standby sees less than the leader it may have been.
             last_id = max(before.last_id, known.last_id, key=parse_id)
             epoch, fence = max(before.epoch, known.epoch), max(before.fence, known.fence)
-            known = Known(known.incarnation, epoch, last_id, fence)
+            before_id = before.before_id if last_id == before.last_id else before.last_id
+            known = Known(known.incarnation, epoch, last_id, fence, before_id)
         if known != before:
             self._known = known
             if self._file is not None:
                 self._try_to_write(self._file)
 
     def missed(self, incarnation: str, log: LogReader) -> Known | None:
-        """What was known, if its last entry is not there any more: others may have written on since, so where the log
+        """What was known, if its last entries are not there any more: others may have written on since, so where the log
         ends says nothing. `incarnation`: the name of the log that is found, empty if it has none; another name than
         the known one means that another scheduler noticed, and began anew."""
         known = self._known
         if known is None or incarnation not in ("", known.incarnation):
             return None
-        return None if log.holds(known.last_id) else known
+        is_there = log.holds(known.last_id) and (not known.before_id or log.holds(known.before_id))
+        return None if is_there else known
 
     def _try_to_write(self, file: Path) -> None:
         """A full disk must not end a reign; it is said once."""

@@ -40,7 +40,8 @@ class Reign:
         self.seq = seq
         self.fence = 0  # the highest that was granted, as far as the last beat was told
         self.recovering_until_ms: int | None = None
-        self.last_id = last_id  # an entry of which it is known that the log holds it
+        self.last_id = last_id  # the last entry that was read
+        self._seen_id = last_id  # the same at the last beat: a log that was begun anew does not hold it
 
     def append(self, facts: Sequence[Event]) -> str:
         """Append facts to the log; returns the id of the last. There must be at least one."""
@@ -54,15 +55,17 @@ class Reign:
     def beat(self) -> int:
         """Say that the leader is alive; returns the server's time in ms. Raises `Deposed` if entries of the log are
         gone: whoever leads on must notice that first."""
+        last_id = self.last_id
         now_ms, found = self._beat(LEADERSHIP_MS)
         if not found:
-            raise Deposed(f"the log has been read through {self.last_id}, which is not there any more")
+            raise Deposed(f"the log was read through {self._seen_id}, then {last_id}: they are not both there any more")
+        self._seen_id = last_id
         return int(now_ms)
 
     def _beat(self, leadership_ms: int) -> list[Any]:
         until_ms = "" if self.recovering_until_ms is None else self.recovering_until_ms
         keys = [self.keys.scheduler, self.keys.events]
-        return _beat(self.client, keys, [self.epoch, leadership_ms, self.fence, until_ms, self.last_id])
+        return _beat(self.client, keys, [self.epoch, leadership_ms, self.fence, until_ms, self.last_id, self._seen_id])
 
     @contextmanager
     def kept_alive(self) -> Iterator[None]:

@@ -1,8 +1,8 @@
 -- The leader says that it is alive, or (lease 0) that it leads no more.
 -- KEYS  scheduler events
 -- ARGV  epoch, lease of leadership in ms, the highest fence, until when (ms) nothing is granted because entries of the
---       log were lost, or '', and the id of an entry that must be there
--- Returns OK, the server's time in ms and whether that entry is there (1 or 0); or FENCED.
+--       log were lost, or '', and the ids of two entries that must be there
+-- Returns OK, the server's time in ms and whether both entries are there (1 or 0); or FENCED.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
 local time = redis.call('TIME')
@@ -17,4 +17,5 @@ if ARGV[4] == '' then
 else
   redis.call('HSET', KEYS[1], 'recovering_until_ms', ARGV[4])
 end
-return {'OK', string.format('%d', now_ms), #redis.call('XRANGE', KEYS[2], ARGV[5], ARGV[5])}
+local found = #redis.call('XRANGE', KEYS[2], ARGV[5], ARGV[5]) * #redis.call('XRANGE', KEYS[2], ARGV[6], ARGV[6])
+return {'OK', string.format('%d', now_ms), found}
