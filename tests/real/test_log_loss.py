@@ -124,6 +124,28 @@ def test_only_the_stream_may_be_gone(view: RedisView, leader: SchedulerProcess) 
     assert view.rows("leases").keys() == {held, small}
 
 
+@pytest.mark.parametrize("lost", ["the stream", "everything"])
+def test_a_log_that_is_written_on_at_once_is_lost_all_the_same(
+    view: RedisView, leader: SchedulerProcess, lost: str
+) -> None:
+    """What the leader reads next is there: it is in the new log."""
+    holder = Service(view, "holder")
+    row = row_of(view, holder.lease(20_000))
+    with view.client.pipeline(transaction=True) as at_once:
+        if lost == "everything":
+            at_once.flushall()
+        else:
+            at_once.delete(view.key("events"))
+        asked = {"lease_id": "lease-early", "service": "early", "vram_mib": 20_000}
+        at_once.xadd(view.key("events"), {"type": "LeaseRequested", "data": json.dumps(asked)})
+        at_once.execute()
+    elected_anew(view)
+    view.append("LeaseReasserted", **row)
+    eventually(lambda: view.rows("leases").keys() == {row["lease_id"]}, "the lease to be known again")
+    holder.release(row["lease_id"])
+    assert Service(view, "early").answer("lease-early").type == "LeaseGranted"
+
+
 def test_a_stream_that_was_trimmed_of_everything_is_a_lost_log(view: RedisView, leader: SchedulerProcess) -> None:
     holder = Service(view, "holder")
     row = row_of(view, holder.lease(20_000))

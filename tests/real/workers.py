@@ -42,6 +42,10 @@ class Worker:
             self._notes += [_note(line) for line in whole.split(b"\n")]
         return self._notes + self._deaths
 
+    def is_at_work(self) -> bool:
+        """Whether all its clients are connected, and asked for something."""
+        return len({note.request.partition("/")[0] for note in self.notes()}) == self._clients
+
     def granted_after(self, at_s: float) -> bool:
         """Whether it was granted anything after a moment of the monotonic clock."""
         return any(note.what == "granted" and note.at_s > at_s for note in self.notes())

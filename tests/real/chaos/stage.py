@@ -78,6 +78,7 @@ class Stage:
         worker = Worker(url or self.url, name, self._folder, namespace=self.namespace, seed=self._seed)
         self._stack.callback(worker.end)
         self.workers.append(worker)
+        eventually(worker.is_at_work, f"{name} to ask for something")
         return worker
 
     def leader(self) -> SchedulerProcess | None:
