@@ -55,11 +55,9 @@ class Reign:
     def beat(self) -> int:
         """Say that the leader is alive; returns the server's time in ms. Raises `Deposed` if entries of the log are
         gone: whoever leads on must notice that first."""
-        last_id = self.last_id
         now_ms, found = self._beat(LEADERSHIP_MS)
         if not found:
-            raise Deposed(f"the log was read through {self._seen_id}, then {last_id}: they are not both there any more")
-        self._seen_id = last_id
+            raise Deposed(f"the log has been read through {self.last_id}, which is not there any more")
         return int(now_ms)
 
     def _beat(self, leadership_ms: int) -> list[Any]:
