@@ -193,15 +193,6 @@ def _jump_clock(world: World) -> bool:
 # -------------------------------------------------------------------- operators and strangers
 
 
-def _empty_log(world: World) -> bool:
-    """Somebody deletes the log, or all entries of it."""
-    if not world.host.is_up:
-        return False
-    world.host.ask(*world.random.choice(((b"XTRIM", EVENTS, b"MAXLEN", b"0"), (b"DEL", EVENTS))))
-    world.log_changed(beginning_is_gone=True)
-    return True
-
-
 def _delete_rows(world: World) -> bool:
     """A force release, of one lease or of all. Nobody vouches for memory that is still there: see `Cards`."""
     if not world.host.is_up:
@@ -306,7 +297,6 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "failed over": _fail_over,
     "server stalled": _stall_server,
     "clock jumped": _jump_clock,
-    "log emptied": _empty_log,
     "rows deleted": _delete_rows,
     "revoked": _revoke,
     "entry repeated": _repeat,
