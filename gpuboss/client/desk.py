@@ -97,11 +97,6 @@ class Desk:
         if len(self.leaving) > LEAVING_MAX:
             del self.leaving[next(iter(self.leaving))]
 
-    def give_up(self, lease_id: str) -> None:
-        """A lease was lost because we could not be sure of it: the log holds it until it is released, or we die."""
-        self.leave(lease_id)
-        self.given_up[lease_id] = None
-
     def lose(self, lease_id: str, reason: str) -> None:
         """A lease is over that nobody here released; whoever uses it is told."""
         held = self.held.pop(lease_id)

@@ -147,7 +147,8 @@ class Session:
         self._missed_answers = True  # grants are passed over until a beat is taken
         # Not released yet: that would hand its memory on before whoever uses it has unloaded.
         for lease_id in self.desk.lose_all("session_lost"):
-            self.desk.give_up(lease_id)
+            self.desk.leave(lease_id)
+            self.desk.given_up[lease_id] = None
         self.heartbeat.follow()
 
     def _on_read(self, unwanted: list[str]) -> None:

@@ -18,10 +18,12 @@ def main() -> int:
     """Returns 1 if a promise was broken, or, without a guard, if it was not."""
     arguments = _arguments()
     if arguments.seeds is None:
-        return _run_one(arguments.seed, arguments.without, trace=arguments.trace)
+        return _run_one(arguments)
     first, _, behind = arguments.seeds.partition("..")
     campaign = Campaign()
-    for outcome in run_seeds(range(int(first), int(behind)), arguments.jobs, arguments.without):
+    for outcome in run_seeds(
+        range(int(first), int(behind)), arguments.jobs, arguments.without, is_short=arguments.short
+    ):
         campaign.add(outcome)
         if outcome.problems and arguments.without is None:
             print(
@@ -38,6 +40,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/sim", description=__doc__)
     parser.add_argument("seed", type=int, nargs="?", help="run this one")
+    parser.add_argument("--short", action="store_true", help="as the tests have it: faults for a third of the time")
     parser.add_argument("--trace", action="store_true", help="print all that happens in it")
     parser.add_argument("--seeds", metavar="FIRST..BEHIND", help="run many, the last one not included")
     parser.add_argument("--jobs", type=int, default=1, help="processes (%(default)s)")
@@ -48,8 +51,13 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _run_one(seed: int, without: str | None, *, trace: bool) -> int:
-    world = World(seed, Guards(without), tell=print if trace else None).run()
+def _run_one(arguments: argparse.Namespace) -> int:
+    world = World(
+        arguments.seed,
+        Guards(arguments.without),
+        tell=print if arguments.trace else None,
+        is_short=arguments.short,
+    ).run()
     print(world.settings)
     print(
         f"{world.timeline.steps} steps, {world.timeline.now_us / 1e6:.1f} s, faults {world.counts}, {world.digest[:16]}"

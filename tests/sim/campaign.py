@@ -45,17 +45,20 @@ def run_seed(seed: int, without: str | None = None, *, is_short: bool = False) -
     )
 
 
-def run_seeds(seeds: Iterable[int], jobs: int = 1, without: str | None = None) -> Iterator[Outcome]:
+def run_seeds(
+    seeds: Iterable[int], jobs: int = 1, without: str | None = None, *, is_short: bool = False
+) -> Iterator[Outcome]:
     """All of them, as they are done."""
     if jobs == 1:
-        yield from (run_seed(seed, without) for seed in seeds)
+        yield from (run_seed(seed, without, is_short=is_short) for seed in seeds)
         return
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        yield from pool.imap_unordered(_run_one, zip(seeds, itertools.repeat(without)), chunksize=4)
+        yield from pool.imap_unordered(_run_one, zip(seeds, itertools.repeat((without, is_short))), chunksize=4)
 
 
-def _run_one(what: tuple[int, str | None]) -> Outcome:
-    return run_seed(*what)
+def _run_one(what: tuple[int, tuple[str | None, bool]]) -> Outcome:
+    seed, (without, is_short) = what
+    return run_seed(seed, without, is_short=is_short)
 
 
 class Campaign:

@@ -83,13 +83,13 @@ class Cards:
                 for key, part in self.trusted.items()
                 if device in part.devices and self._relies(key[0])
             }
-            if sum(believed.values()) > self.total_mib[device] and not self._world.judge.is_time_lost:
+            if sum(believed.values()) > self.total_mib[device] and not self._world.judge.is_excused:
                 self._world.blame(f"{device} is relied on beyond what it has, by {_names(believed)}")
         self._to_check.clear()
 
     def _check_used(self, devices: Sequence[str]) -> None:
         for device in devices:
-            if self._used[device] > self.total_mib[device] and not self._world.judge.is_time_lost:
+            if self._used[device] > self.total_mib[device] and not self._world.judge.is_excused:
                 used = {
                     key: part.vram_mib
                     for key, part in self.loaded.items()

@@ -1,6 +1,6 @@
-"""Seeds that once broke the promise, and why.
+"""Seeds that broke the promise once, and why.
 
-A seed is the same run only as long as the simulator draws as it did then, so the causes have tests of their own.
+A seed is the same run only as long as the simulator draws as it did then, so that each cause has a test of its own too.
 """
 
 FOUND: dict[int, str] = {

@@ -38,10 +38,15 @@ class Judge:
         lock delay too, is over early then."""
         self._unseen_jump_from = len(self.promises.elections), self.promises.jumps
 
+    def begins_from_nothing(self) -> None:
+        """A scheduler that has never seen the log leads on an empty server: a new installation, as far as it can know.
+        Whoever held something before may do so still."""
+        self._is_forgotten = True
+
     @property
-    def is_time_lost(self) -> bool:
-        """Whether a jump of the clock went unseen."""
-        return self._is_time_lost
+    def is_excused(self) -> bool:
+        """Whether more was asked than is promised: a jump of the clock went unseen, or all was lost and forgotten."""
+        return self._is_time_lost or self._is_forgotten
 
     def look(self, keys: set[bytes]) -> None:
         """Something was written to these keys."""
@@ -90,14 +95,13 @@ class Judge:
             if rows := self._world.read_hash(key):
                 self._world.blame(f"{key.decode()} still shows {rows}")
 
-    def _verify(self, state: State, entries: list[tuple[str, list[bytes]]]) -> None:
+    def _verify(self, entries: list[tuple[str, list[bytes]]]) -> None:
         cursor = self._world.read_hash(b"gpuboss:scheduler").get(b"cursor", b"0-0").decode()
         # Not only what was injected: of a log that was lost, decisions that stand alone are moved behind the election.
         verifier = Verifier(state, lambda: forged_ids(Entry(*each) for each in entries), cursor)
         after = parse_id(state.last_id)
         for entry_id, fields in entries:
-            if parse_id(entry_id) > after:
-                verifier.feed(entry_id, fields)
+            verifier.feed(entry_id, fields)
         undecided = verifier.finish()
         for found in verifier.divergences[:3]:
             self._world.blame(f"the log diverges at {found.entry_id}: {found.problem}")

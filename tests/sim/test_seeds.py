@@ -17,7 +17,7 @@ CHUNK = 20
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_the_promise_holds_in_every_seed(first: int) -> None:
     broken = [
-        f"scripts/sim {outcome.seed} --trace: {outcome.problems[0]}"
+        f"scripts/sim {outcome.seed} --short --trace: {outcome.problems[0]}"
         for outcome in (run_seed(seed, is_short=True) for seed in range(first, first + CHUNK))
         if outcome.problems
     ]
@@ -59,7 +59,6 @@ def test_seeds_run_in_processes_come_to_the_same() -> None:
         ("de-duplication", range(20)),
         ("fsync", range(40)),
         ("reclaiming", range(100)),
-        ("self-fence", range(100)),
         ("tombstones", range(200)),
     ],
 )

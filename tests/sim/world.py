@@ -29,6 +29,7 @@ from tests.sim.timeline import Timeline
 
 STEPS_MAX = 200_000  # a world that takes more goes round in circles
 TAKEOVER_US = 2_000_000
+SETTLED_US = 3_000_000  # longer than the leader takes to look at what it shows
 HEALTHY_S = 30.0  # how long a healed world may take beyond what its time-outs explain
 
 
@@ -65,6 +66,8 @@ class World:
         self._tell = tell
         self._trace = hashlib.sha256()
         self._is_stopped = False
+        self._healed_us = 0
+        self._was_led = False
         self.network = Network(self)
         self.host = self.network.server = ServerHost(self)
         self.judge = Judge(self)
@@ -113,6 +116,9 @@ class World:
     def said(self, process: Process, text: str) -> None:
         """A scheduler said something."""
         self.trace(f"{process.name} says: {text}")
+        if text.startswith("leading epoch=1 ") and self._was_led:
+            self.judge.begins_from_nothing()
+        self._was_led = self._was_led or text.startswith("leading ")
         if text.startswith("leading ") and self._leader_died_us is not None:
             took_us, self._leader_died_us = self.timeline.now_us - self._leader_died_us, None
             self.takeovers_us.append(took_us)
@@ -256,6 +262,7 @@ class World:
         self.trace("--- healing")
         self.faults.end()
         self.is_calm = True
+        self._healed_us = self.timeline.now_us
         self.network.faults = NO_FAULTS
         self.host.go_on()
         self.host.come_up()
@@ -280,7 +287,9 @@ class World:
                     break
 
     def _is_quiet(self) -> bool:
-        """Whether everything is over that was begun."""
+        """Whether everything is over that was begun, also what somebody has just begun at the console."""
+        if self.timeline.now_us - self._healed_us < SETTLED_US:
+            return False
         if any(host.is_up and not host.is_done for host in self.services):
             return False
         rows = self.read_hash(b"gpuboss:leases"), self.read_hash(b"gpuboss:queue")
