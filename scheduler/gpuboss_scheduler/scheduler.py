@@ -183,7 +183,7 @@ class Scheduler:
             shown = Shown(state, self._keys, self._config.replies_max)
             leader = Leader(wire, reign, state, shown, recovered.cursor, clock, chores)
             with reign.kept_alive():
-                through = self._lose_sessions(reign, recovered) or won.last_id
+                through = _lose_sessions(reign, recovered, self._config.session_ttl_ms, self._trust) or won.last_id
                 failpoint("facts-appended")
                 write_all(reign, state)
                 if recovered.is_of_other_rules and LogReader(client, self._keys).holds(state.last_id):
@@ -223,12 +223,13 @@ class Scheduler:
         is_new = policy != state.policy or not state.policy_recorded
         return [*([policy] if is_new else []), *_device_facts(state, self._node, self._devices)]
 
-    def _lose_sessions(self, reign: Reign, recovered: Recovered) -> str | None:
-        """Before anything is decided: who of those that matter is dead. Returns the id of the last fact about them."""
-        members = [*recovered.state.sessions, *recovered.tail_sessions]
-        if self._trust.holds() and lose_silent_sessions(reign, members, self._config.session_ttl_ms, self._trust):
-            return LogReader(reign.client, self._keys).last_id()
-        return None
+
+def _lose_sessions(reign: Reign, recovered: Recovered, session_ttl_ms: int, trust: Trust) -> str | None:
+    """Before anything is decided: who of those that matter is dead. Returns the id of the last fact about them."""
+    members = [*recovered.state.sessions, *recovered.tail_sessions]
+    if trust.holds() and lose_silent_sessions(reign, members, session_ttl_ms, trust):
+        return LogReader(reign.client, reign.keys).last_id()
+    return None
 
 
 def _about(name: str, durability: str, run_id: str, session_ttl_ms: int) -> dict[str, str | int]:

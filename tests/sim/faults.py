@@ -307,6 +307,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "failed over": _fail_over,
     "server stalled": _stall_server,
     "clock jumped": _jump_clock,
+    "log emptied": _empty_log,
     "rows deleted": _delete_rows,
     "revoked": _revoke,
     "entry repeated": _repeat,

@@ -95,13 +95,14 @@ class Judge:
             if rows := self._world.read_hash(key):
                 self._world.blame(f"{key.decode()} still shows {rows}")
 
-    def _verify(self, entries: list[tuple[str, list[bytes]]]) -> None:
+    def _verify(self, state: State, entries: list[tuple[str, list[bytes]]]) -> None:
         cursor = self._world.read_hash(b"gpuboss:scheduler").get(b"cursor", b"0-0").decode()
         # Not only what was injected: of a log that was lost, decisions that stand alone are moved behind the election.
         verifier = Verifier(state, lambda: forged_ids(Entry(*each) for each in entries), cursor)
         after = parse_id(state.last_id)
         for entry_id, fields in entries:
-            verifier.feed(entry_id, fields)
+            if parse_id(entry_id) > after:
+                verifier.feed(entry_id, fields)
         undecided = verifier.finish()
         for found in verifier.divergences[:3]:
             self._world.blame(f"the log diverges at {found.entry_id}: {found.problem}")
