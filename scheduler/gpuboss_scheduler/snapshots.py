@@ -36,7 +36,8 @@ class Snapshots:
 
     def may_be_asked_for(self) -> bool:
         """Whether one may be written that is not due: writing them stays a hundredth of the work."""
-        return self._since > 0 and time.monotonic() >= self._rested_s
+        anything_new = not self.last_id or self._since > 0
+        return anything_new and time.monotonic() >= self._rested_s
 
     def count(self, entries: int) -> None:
         """So many entries were read."""

@@ -27,6 +27,7 @@ class Judge:
         self.recoveries = 0  # in logs that are gone
         self._unseen_jump_from: tuple[int, int] | None = None
         self._is_time_lost = False
+        self._is_forgotten = False
         self._written: dict[str, None] = {}  # the ids
         self._is_loss_unseen = False
         self.promises = self._new()

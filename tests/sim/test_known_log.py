@@ -12,6 +12,12 @@ class Log:
     def holds(self, entry_id: str) -> bool:
         return entry_id in self._entry_ids
 
+    def trimmed_through(self) -> str:
+        return "0-0"
+
+    def last_id(self) -> str | None:
+        return self._entry_ids[-1] if self._entry_ids else None
+
 
 def remembering(*last_ids: str, incarnation: str = "log-1", epoch: int = 3) -> KnownLog:
     known_log = KnownLog()
