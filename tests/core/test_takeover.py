@@ -42,7 +42,7 @@ def verify(entries: Sequence[Entry]) -> Verifier:
 def meaning(state: State) -> bytes:
     """The state but for what is planned, which no decision tells, and where it stands."""
     state = snapshot.load(snapshot.dump(state))
-    state.reservations = Reservations()
+    state.reservations, state.look_is_due = Reservations(), False
     for waiting in state.waitlist.by_id.values():
         waiting.starves = False
     return snapshot.dump(state)
