@@ -156,15 +156,12 @@ class Scheduler:
         except Deposed as deposed:
             say(f"another scheduler leads ({deposed})")
         finally:
-            self._note(state)  # what came since the last beat is the first to be lost
+            self._known_log.note(_known_of(state))  # what came since the last beat is the first to be lost
             wire.close()
-
-    def _note(self, state: State) -> None:
-        self._known_log.note(Known(state.incarnation, state.epoch, state.last_id, state.fence))
 
     def _seen(self, state: State) -> None:
         """The log holds all that the state is made of."""
-        self._note(state)
+        self._known_log.note(_known_of(state))
         until_ms = state.recovering_until_ms
         self._status.problem = ""
         if until_ms is not None:
@@ -200,6 +197,10 @@ class Scheduler:
             "durability": durability,
             "session_ttl_ms": self._config.session_ttl_ms,
         }
+
+
+def _known_of(state: State) -> Known:
+    return Known(state.incarnation, state.epoch, state.last_id, state.fence)
 
 
 def _known(seen: Seen) -> Known | None:

@@ -49,6 +49,7 @@ class World:
         self.random = random.Random(seed)
         self.guards = guards or Guards()
         self.settings: Settings = draw_settings(self.random, tuple(KINDS))
+        self.settings = self.guards.scenario(self.settings)
         if is_short:
             self.settings = self.settings._replace(stir_us=self.settings.stir_us // 3)
         self.timeline = Timeline()
