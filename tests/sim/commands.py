@@ -10,7 +10,7 @@ from tests.sim import key_commands as keys
 from tests.sim import sorted_set_commands as sorted_sets
 from tests.sim import stream_commands as streams
 from tests.sim.database import Database
-from tests.sim.resp import Answer, Refused
+from tests.sim.resp import Answer
 
 
 class Command(NamedTuple):
@@ -19,6 +19,10 @@ class Command(NamedTuple):
     run: Callable[[Database, list[bytes]], Answer]
     least: int
     most: int
+
+    def takes(self, words: list[bytes]) -> bool:
+        """Whether so many words may be."""
+        return self.least <= len(words) <= self.most
 
 
 MANY = 1 << 20
@@ -41,6 +45,7 @@ COMMANDS: Mapping[bytes, Command] = {
     b"HVALS": Command(hashes.hvals, 2, 2),
     b"KEYS": Command(keys.keys, 2, 2),
     b"PEXPIRE": Command(keys.pexpire, 3, MANY),
+    b"PEXPIRETIME": Command(keys.pexpiretime, 2, 2),
     b"PTTL": Command(keys.pttl, 2, 2),
     b"SCAN": Command(keys.scan, 2, MANY),
     b"SET": Command(hashes.set_, 3, MANY),
@@ -66,10 +71,3 @@ COMMANDS: Mapping[bytes, Command] = {
 def command_of(words: list[bytes]) -> Command | None:
     """The command that these words call; None if there is none of that name."""
     return COMMANDS.get(words[0]) or COMMANDS.get(words[0].upper())
-
-
-def run(command: Command, data: Database, words: list[bytes]) -> Answer:
-    """Carry a command out. Raises `Refused`."""
-    if not command.least <= len(words) <= command.most:
-        raise Refused(f"wrong number of arguments for '{words[0].decode().lower()}' command")
-    return command.run(data, words)

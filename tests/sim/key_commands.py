@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Callable
-from typing import Any
 
 from tests.sim.database import Database, Hash, SortedSet
 from tests.sim.resp import Answer, Refused, Status
 from tests.sim.streams import Stream
-from tests.sim.words import SYNTAX, integer
+from tests.sim.words import SYNTAX, as_text, integer
 
 _TYPES = {bytes: "string", Hash: "hash", SortedSet: "zset", Stream: "stream"}
+_GLOB = re.compile(rb"\\.|\[\^?[^\]]+\]|.", re.DOTALL)
 
 
 def delete(data: Database, words: list[bytes]) -> Answer:
@@ -66,7 +65,7 @@ def pexpire(data: Database, words: list[bytes]) -> Answer:
     """PEXPIRE key ms, without any of its options"""
     ms = integer(words[2])
     if len(words) > 3:
-        raise Refused(f"Unsupported option {words[3].decode()}")
+        raise Refused(f"Unsupported option {as_text(words[3])}")
     if words[1] not in data.values:
         return 0
     if ms <= 0:
@@ -84,6 +83,11 @@ def pttl(data: Database, words: list[bytes]) -> Answer:
     return -1 if at_ms is None else max(0, at_ms - data.now_us() // 1000)
 
 
+def pexpiretime(data: Database, words: list[bytes]) -> Answer:
+    """PEXPIRETIME key"""
+    return data.expires_ms.get(words[1], -1) if words[1] in data.values else -2
+
+
 def time(data: Database, words: list[bytes]) -> Answer:
     """TIME"""
     seconds, rest_us = divmod(data.now_us(), 1_000_000)
@@ -95,7 +99,19 @@ def _type_of(data: Database, key: bytes) -> Status:
     return Status("none" if value is None else _TYPES[type(value)])
 
 
-def _pattern(glob: bytes) -> Callable[[bytes], Any]:
-    text = glob.decode("latin-1").replace("[^", "[!")
-    compiled = re.compile(fnmatch.translate(text).encode("latin-1"), re.DOTALL)
-    return compiled.match
+def _pattern(glob: bytes) -> Callable[[bytes], object]:
+    parts, at = [], 0
+    while at < len(glob):
+        piece = _GLOB.match(glob, at)
+        assert piece is not None, "any byte is a piece"
+        parts.append(_as_expression(piece[0]))
+        at = piece.end()
+    return re.compile(b"".join(parts), re.DOTALL).fullmatch
+
+
+def _as_expression(piece: bytes) -> bytes:
+    if piece in (b"*", b"?"):
+        return b".*" if piece == b"*" else b"."
+    if len(piece) > 1 and piece[:1] == b"[":
+        return piece
+    return re.escape(piece.removeprefix(b"\\") or piece)

@@ -59,7 +59,7 @@ def _write(answer: Answer, parts: list[bytes]) -> None:
     elif answer is None:
         parts.append(b"$-1\r\n")
     elif isinstance(answer, Status | Error):
-        parts.append(b"%b%b\r\n" % (b"-" if isinstance(answer, Error) else b"+", answer.encode()))
+        parts.append(b"%b%b\r\n" % (b"-" if isinstance(answer, Error) else b"+", answer.encode("latin-1")))
     else:
         raise TypeError(f"{answer!r} is not answered yet")
 

@@ -6,11 +6,12 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.sim.commands import command_of, run
+from tests.sim.commands import command_of
 from tests.sim.database import Database, Value, copy_of
 from tests.sim.journal import Journal
 from tests.sim.process import Fsync, Process
 from tests.sim.resp import Answer, Error, Refused
+from tests.sim.words import as_text
 
 SYNCED_AFTER_US = 2_000_000  # under everysec: a server whose sync takes longer makes its writers wait
 
@@ -57,7 +58,12 @@ class SimulatedServer:
             self._end_step()
         try:
             command = command_of(words)
-            answer = self._process_command(words) if command is None else run(command, data, words)
+            if command is None:
+                answer = self._process.execute(words)
+            elif command.takes(words):
+                answer = command.run(data, words)
+            else:
+                answer = Error(f"ERR wrong number of arguments for '{as_text(words[0]).lower()}' command")
         except Refused as refused:
             answer = refused.answer
         if data.undo:
@@ -93,13 +99,6 @@ class SimulatedServer:
 
     def _started(self) -> Process:
         return Process(self._data, self._random, lambda: self.appendfsync)
-
-    def _process_command(self, words: list[bytes]) -> Answer:
-        command = self._process.commands.get(words[0].upper())
-        if command is None:
-            arguments = "".join(f"'{word[:128].decode('latin-1')}' " for word in words[1:])
-            return Error(f"ERR unknown command '{words[0].decode('latin-1')}', with args beginning with: {arguments}")
-        return command(words)
 
     def _end_step(self) -> None:
         undo, self._data.undo = self._data.undo, []

@@ -17,8 +17,9 @@ from tests.sim.streams import (
     parse_id,
     parse_last,
 )
-from tests.sim.words import SYNTAX, integer
+from tests.sim.words import SYNTAX, as_text, integer
 
+NODE_ENTRIES = 100  # trimming "about" takes whole nodes alone
 NOT_ABOVE = "The ID specified in XADD is equal or smaller than the target stream top item"
 
 
@@ -31,20 +32,22 @@ class Trim(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The options of XADD or XTRIM, and where the words go on behind them."""
+    """The options of XADD or XTRIM, and where the words go on behind them. `wanted`: the id that XADD is given, or its
+    ms alone; None: that is left to the stream."""
 
     trim: Trim | None
     make: bool
+    wanted: Id | int | None
     at: int
+
+
+_PLAIN = Options(None, True, None, 2)
 
 
 def xadd(data: Database, words: list[bytes]) -> Answer:
     """XADD key [NOMKSTREAM] [MAXLEN|MINID [=|~] threshold [LIMIT count]] *|id field value ..."""
-    trim, make, at = (None, True, 2) if words[2] == b"*" else _options(words, adding=True)
+    trim, make, wanted, at = _PLAIN if words[2] == b"*" else _options(words, adding=True)
     fields = words[at + 1 :]
-    if at >= len(words):
-        raise Refused(SYNTAX)
-    wanted = None if words[at] == b"*" else _wanted(words[at])
     if not fields or len(fields) % 2:
         raise Refused("wrong number of arguments for 'xadd' command")
     if wanted == FIRST:
@@ -79,9 +82,10 @@ def xtrim(data: Database, words: list[bytes]) -> Answer:
 def xdel(data: Database, words: list[bytes]) -> Answer:
     """XDEL key id ..."""
     stream = data.find(words[1], Stream)
-    entry_ids = [parse_id(word) for word in words[2:]]
+    if stream is None:
+        return 0
     gone = 0
-    for entry_id in entry_ids if stream is not None else ():
+    for entry_id in [parse_id(word) for word in words[2:]]:
         at = stream.find(entry_id)
         if at is not None:
             data.undo.append((stream.put_back, at, entry_id, stream.entries[at], stream.max_deleted_id))
@@ -123,14 +127,15 @@ def xread(data: Database, words: list[bytes]) -> Answer:
                 found.append([key, stream.entries[first : min(last, first + count) if count else last]])  # type: ignore[list-item]
     if found or block_ms is None:
         return found or None
-    again = [*words[: at + number], *(b"%d-%d" % position for position in positions)]
-    return Blocked(keys, block_ms, again)
+    if b"$" in after:  # it means the end as it is now
+        words = [*words[: at + number], *(b"%d-%d" % position for position in positions)]
+    return Blocked(keys, block_ms, words)
 
 
 def xinfo(data: Database, words: list[bytes]) -> Answer:
     """XINFO STREAM key"""
     if words[1].upper() != b"STREAM" or len(words) != 3:
-        raise Refused(f"unknown subcommand '{words[1].decode()}'. Try XINFO HELP.")
+        raise Refused(f"unknown subcommand '{as_text(words[1])}'. Try XINFO HELP.")
     stream = data.find(words[2], Stream)
     if stream is None:
         raise Refused("no such key")
@@ -173,6 +178,7 @@ def _given(stream: Stream, wanted: Id | int | None, data: Database) -> Id:
 
 def _options(words: list[bytes], *, adding: bool) -> Options:
     trim: Trim | None = None
+    wanted: Id | int | None = None
     make, limit, at = True, False, 2
     while at < len(words):
         option, more = words[at].upper(), len(words) - 1 - at
@@ -193,6 +199,7 @@ def _options(words: list[bytes], *, adding: bool) -> Options:
         elif adding and option == b"NOMKSTREAM":
             make = False
         elif adding:
+            wanted = _wanted(words[at])
             break
         else:
             raise Refused(SYNTAX)
@@ -201,7 +208,7 @@ def _options(words: list[bytes], *, adding: bool) -> Options:
         raise Refused("syntax error, LIMIT cannot be used without specifying a trimming strategy")
     if limit and trim is not None and not trim.about:
         raise Refused("syntax error, LIMIT cannot be used without the special ~ option")
-    return Options(trim, make, at)
+    return Options(trim, make, wanted, at)
 
 
 def _trim_to(option: bytes, word: bytes, about: bool) -> Trim:
@@ -214,19 +221,19 @@ def _trim_to(option: bytes, word: bytes, about: bool) -> Trim:
 
 
 def _trim(data: Database, stream: Stream, trim: Trim) -> int:
-    if trim.length is None:
-        count = stream.between(FIRST, trim.lowest)[0] if trim.lowest == FIRST else _below(stream, trim.lowest)
-    else:
-        count = max(0, len(stream.ids) - trim.length)
+    length = trim.length
+    count = stream.between(trim.lowest, LAST)[0] if length is None else max(0, len(stream.ids) - length)
     if trim.about:
-        count = stream.whole_nodes(count)
+        count = _whole_nodes(stream, count)
     if count:
         data.undo.append((stream.restore, *stream.drop(count)))
     return count
 
 
-def _below(stream: Stream, lowest: Id) -> int:
-    return stream.between(lowest, LAST)[0]
+def _whole_nodes(stream: Stream, count: int) -> int:
+    """How many of the first `count` entries fill whole nodes."""
+    gone = stream.added - len(stream.ids)
+    return max(0, (gone + count) // NODE_ENTRIES * NODE_ENTRIES - gone)
 
 
 def _range(data: Database, words: list[bytes], first: Id, last: Id, *, backwards: bool) -> Answer:
@@ -259,7 +266,7 @@ def _read_options(words: list[bytes]) -> tuple[int, int | None, int]:
         option, more = words[at].upper(), len(words) - 1 - at
         if option == b"STREAMS" and more:
             if more % 2:
-                raise Refused("Unbalanced 'xread' list of streams: for each stream key an ID or '$' must be specified.")
+                raise Refused("Unbalanced XREAD list of streams: for each stream key an ID or '$' must be specified.")
             return count, block_ms, at + 1
         if option == b"COUNT" and more:
             count = max(0, integer(words[at + 1]))

@@ -12,7 +12,6 @@ Id = tuple[int, int]
 FIRST: Id = (0, 0)
 HIGHEST = (1 << 64) - 1
 LAST: Id = (HIGHEST, HIGHEST)
-NODE_ENTRIES = 100  # trimming "about" takes whole nodes alone
 
 _ID = re.compile(rb"(\d{1,20})(?:-(\d{1,20}))?(?!\n)\Z")
 
@@ -86,12 +85,6 @@ class Stream:
         """Undo `drop`."""
         self.ids[:0] = ids
         self.entries[:0] = entries
-
-    def whole_nodes(self, count: int) -> int:
-        """How many of the first `count` entries fill whole nodes, the only ones that go where "about" so many may."""
-        gone = self.added - len(self.ids)
-        nodes = (gone + count) // NODE_ENTRIES
-        return max(0, nodes * NODE_ENTRIES - gone)
 
 
 def following(entry_id: Id) -> Id:

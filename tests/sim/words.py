@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from tests.sim.resp import Refused
+
+Word = str | int | bytes
 
 SYNTAX = "syntax error"
 _INTEGER = re.compile(rb"(?:0|-?[1-9]\d{0,18})(?!\n)\Z")
 _INTEGERS = range(-(1 << 63), 1 << 63)
+
+
+def spelled(words: Iterable[Word]) -> list[bytes]:
+    """Words as they go over a connection."""
+    return [word if isinstance(word, bytes) else str(word).encode() for word in words]
+
+
+def as_text(word: bytes) -> str:
+    """Any bytes as text; as an answer it is spelled with the same bytes again."""
+    return word.decode("latin-1")
 
 
 def integer(word: bytes) -> int:
@@ -33,8 +46,9 @@ def score(word: bytes) -> float:
 def bound(word: bytes) -> tuple[float, bool]:
     """The end of a range of scores, and whether it lies outside. Raises `Refused`."""
     outside = word[:1] == b"("
+    text = word[1:] if outside else word
     try:
-        return score(word[1:] if outside else word), outside
+        return score(text) if text else 0.0, outside  # here nothing at all is zero, too
     except Refused:
         raise Refused("min or max is not a float") from None
 
