@@ -71,7 +71,9 @@ def _held(ask: Ask, key: bytes) -> Any:
             comparable([b"XINFO"], ask([b"XINFO", b"STREAM", key])),
         )
     if kind == b"zset":
-        return kind, gone_at_ms, ask([b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"])
+        ranked = ask([b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"])
+        # As numbers: the kinds of servers write a very large one with other digits.
+        return kind, gone_at_ms, ranked[::2], [float(score) for score in ranked[1::2]]
     if kind == b"hash":
         return kind, gone_at_ms, comparable([b"HGETALL"], ask([b"HGETALL", key]))
     return kind, gone_at_ms, ask([b"GET", key])

@@ -16,6 +16,7 @@ from gpuboss_scheduler import commit, reign, snapshots
 from gpuboss_scheduler import projections as shown
 from gpuboss_scheduler import sessions as watched
 from gpuboss_scheduler.scripts import Script
+from tests.sim.network import NO_FAULTS
 from tests.sim.server import SYNCED_AFTER_US, SimulatedServer
 from tests.sim.settings import Settings
 
@@ -31,6 +32,13 @@ class Guards:
         if without is not None and without not in SWITCHES:
             raise ValueError(f"{without} is no guard; there are {', '.join(SWITCHES)}")
         self.without = without
+
+    def scenario(self, settings: Settings) -> Settings:
+        """A seed's settings, made such that a guard which others mask is what it comes down to."""
+        faults_s = SCENARIOS.get(self.without or "")
+        if faults_s is None:
+            return settings
+        return settings._replace(faults_s=faults_s, network=NO_FAULTS, failpoints=0.0, stir_us=60_000_000)
 
     def lock_delay_ms(self, settings: Settings) -> int:
         """What the scheduler is told to wait for memory that may still be on a card."""
@@ -102,6 +110,11 @@ def _without_fsync(bindings: Bindings) -> None:
 
     bindings.put(SimulatedServer, "_sync", sync)
 
+
+SCENARIOS = {
+    "self-fence": {"process cut off": 3.0},
+    "tombstones": {"process cut off": 3.0, "revoked": 1.0, "flushed": 15.0, "failed over": 3.0},
+}
 
 SWITCHES: dict[str, Callable[[Bindings], None]] = {
     "epoch": _without_epoch,

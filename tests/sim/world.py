@@ -49,6 +49,7 @@ class World:
         self.random = random.Random(seed)
         self.guards = guards or Guards()
         self.settings: Settings = draw_settings(self.random, tuple(KINDS))
+        self.settings = self.guards.scenario(self.settings)
         if is_short:
             self.settings = self.settings._replace(stir_us=self.settings.stir_us // 3)
         self.timeline = Timeline()
@@ -222,6 +223,7 @@ class World:
         sys.set_asyncgen_hooks(lambda generator: None, lambda generator: None)
         log, was_collecting = logging.getLogger("gpuboss.client"), gc.isenabled()
         log.addFilter(_silent)
+        gc.freeze()  # what was there before is not looked at again for each world
         gc.disable()  # what is dead is taken apart at one moment, and not whenever it is collected
         try:
             bindings.bind()
@@ -233,6 +235,7 @@ class World:
             log.removeFilter(_silent)
             sys.set_asyncgen_hooks(*hooks)
             world_now.leave()
+            gc.unfreeze()
             if was_collecting:
                 gc.enable()
 
