@@ -210,7 +210,7 @@ class Scheduler:
 
     def _seen(self, state: State) -> None:
         """The log holds all that the state is made of."""
-        self._known_log.note(_known_of(state))
+        self._note(state)
         until_ms = state.recovering_until_ms
         self._status.problem = ""
         if until_ms is not None:
@@ -262,10 +262,6 @@ def _retention(
         return None
     writer = None if config.archive is None else SegmentWriter(Path(config.archive), reign.epoch)
     return Retention(reign, state, clock, chores.snapshots, config.retention, writer, chores.beat, tell)
-
-
-def _known_of(state: State) -> Known:
-    return Known(state.incarnation, state.epoch, state.last_id, state.fence)
 
 
 def _known(seen: Seen) -> Known | None:

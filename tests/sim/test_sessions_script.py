@@ -16,7 +16,8 @@ def score_after_a_look(before_ms: int) -> int:
     server.execute([b"HSET", SCHEDULER, b"epoch", b"1"])
     server.execute([b"ZADD", SESSIONS, b"%d" % before_ms, b"painter/session-1"])
     keys = [b"2", SCHEDULER, SESSIONS]
-    server.execute([b"EVAL", _sessions.text.encode(), *keys, b"1", b"%d" % TTL_MS, b"painter/session-1"])
+    said = [b"1", b"%d" % TTL_MS, b"%d" % (NOW_MS + 1_000), b"painter/session-1"]
+    server.execute([b"EVAL", _sessions.text.encode(), *keys, *said])
     score = server.execute([b"ZSCORE", SESSIONS, b"painter/session-1"])
     assert isinstance(score, bytes)
     return int(score)
