@@ -16,3 +16,8 @@ FOUND: dict[int, str] = {
     313: "an emptied log that only its snapshot remembered: no scheduler would lead it",
     331: "the log was emptied between what a standby read and its claim, which looked at the leader alone",
 }
+
+# Short seeds that break a promise which is not made yet: docs/guarantees.md, "Not promised".
+LIMITS: dict[int, str] = {
+    359: "after a failover a scheduler leads that was away during an earlier loss, while the one that knows stands by",
+}
