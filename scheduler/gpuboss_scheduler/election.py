@@ -16,7 +16,7 @@ from gpuboss.core.machine import CORE_VERSION
 from gpuboss.events import Event, LogLost, SchedulerElected
 from gpuboss.keys import Keys
 from gpuboss_scheduler.known_log import FENCE_GAP, Known
-from gpuboss_scheduler.recovery import Recovered
+from gpuboss_scheduler.recovery import FIELDS_MOVED, Recovered
 from gpuboss_scheduler.reign import LEADERSHIP_MS, Reign, stamped
 from gpuboss_scheduler.scripts import Deposed, Script
 
@@ -106,7 +106,7 @@ def claim(
     what_is_lost = "" if missed is None else "snapshot" if recovered.snapshot_is_ahead else "log"
     seq = recovered.seq + 1 + len(facts)
     arguments: list[Any] = [seen.epoch, seen.alive_until_ms, seen.seq, epoch, seq, LEADERSHIP_MS]
-    arguments += [recovered.cursor, what_is_lost, recovered.read_through, 1 + len(facts)]
+    arguments += [recovered.cursor, what_is_lost, recovered.read_through, FIELDS_MOVED, 1 + len(facts)]
     for number, fact in enumerate([elected, *facts], start=recovered.seq + 1):
         arguments += [type(fact).__name__, stamped(fact, epoch, number)]
     arguments += [len(shown), *chain.from_iterable(shown.items())]

@@ -84,7 +84,7 @@ class DrawnScripts:
             moved += (entry_id, 4, "type", "Moved", "data", "{}")
         arguments = [*seen, self._seq(), self.random.randint(1, 9), self.random.randint(1, 9), 1500, "0-0", lost]
         last: list[Word] = ["", *self._entries()[-1:], "5-1"]
-        arguments.append(self.random.choice(last))
+        arguments += [self.random.choice(last), self.random.choice((3, 1_000))]
         arguments += [len(facts) // 2, *facts, len(shown) // 2, *shown, *moved]
         return self._call("claim", ("scheduler", "events", "snapshot"), *arguments)
 

@@ -7,15 +7,19 @@
 -- KEYS  scheduler events snapshot
 -- ARGV  epoch seen, alive_until_ms seen, seq seen, new epoch, seq of the last fact, lease of leadership in ms, the
 --       cursor, what was lost: '' (nothing), 'log' or 'snapshot' (it stands for more than is there), the last entry that
---       was read, or ''; then, each with their number first: types and data of facts, the first SchedulerElected; fields and values of what the hash
---       shows; then entries to move, each as: id, how many fields and values it has, these
+--       was read, or '', how many fields and values an entry has at most that moves; then, each with their number
+--       first: types and data of facts, the first SchedulerElected; fields and values of what the hash shows; then
+--       entries to move, each as: id, how many fields and values it has, these
 -- Returns OK, the ids of the first and the last fact; or LOST.
 local seen = redis.call('HMGET', KEYS[1], 'epoch', 'alive_until_ms', 'seq')
 if (seen[1] or '') ~= ARGV[1] or (seen[2] or '') ~= ARGV[2] or (seen[3] or '') ~= ARGV[3] then return {'LOST'} end
 if ARGV[9] ~= '' and #redis.call('XRANGE', KEYS[2], ARGV[9], ARGV[9]) == 0 then return {'LOST'} end
+-- What came in after the claimant read moves as well: it must not be decided as if nothing had been lost.
+local late = {}
+if ARGV[8] ~= '' then late = redis.call('XRANGE', KEYS[2], ARGV[9] == '' and '-' or '(' .. ARGV[9], '+') end
 local first, last
-local at = 11
-for _ = 1, ARGV[10] do
+local at = 12
+for _ = 1, ARGV[11] do
   last = redis.call('XADD', KEYS[2], '*', 'type', ARGV[at], 'data', ARGV[at + 1])
   first = first or last
   at = at + 2
@@ -37,5 +41,11 @@ while at < #ARGV do
   redis.call('XADD', KEYS[2], '*', unpack(ARGV, from, to))
   redis.call('XDEL', KEYS[2], ARGV[at])
   at = to + 1
+end
+for _, entry in ipairs(late) do
+  if #entry[2] <= tonumber(ARGV[10]) then
+    redis.call('XADD', KEYS[2], '*', unpack(entry[2]))
+    redis.call('XDEL', KEYS[2], entry[1])
+  end
 end
 return {'OK', first, last}
