@@ -45,6 +45,10 @@ class LogClock:
         self._anchor_ms, self._anchor_s = log_ms, self._monotonic()
         return stood_ms
 
+    def is_ahead(self, log_ms: int) -> bool:
+        """Whether an entry of this time can only stand there because the server's clock jumped forward."""
+        return log_ms - self.now_ms() > JUMP_MS
+
     def see(self, log_ms: int) -> int:
         """An entry of this time was read. Returns by how much the server's clock jumped forward (ms; 0: not)."""
         now_ms = self.now_ms()

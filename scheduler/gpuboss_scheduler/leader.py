@@ -38,6 +38,7 @@ class Leader:
         self._shown = shown
         self._readback = Readback()
         self._missing: list[str] = []  # leases whose row was found to be deleted
+        self._jumped_at_ms: int | None = None  # the first entry since the last look that shows a jump of the clock
 
     def catch_up(self, through: str) -> None:
         """Decide the tail that the last leader left, and what this one has found, through `through`, in one commit:
@@ -83,6 +84,10 @@ class Leader:
             for entry_id, fields in self._readback.others(entries, self._state):
                 batch.add(step(self._state, entry_id.decode(), fields))
             self._read_through = entries[-1][0].decode()
+            read_ms = entry_ms(self._read_through)
+            if self._jumped_at_ms is None and self._clock.is_ahead(read_ms):
+                times_ms = (entry_ms(entry_id.decode()) for entry_id, _ in entries)
+                self._jumped_at_ms = next((ms for ms in times_ms if self._clock.is_ahead(ms)), read_ms)
             self._chores.snapshots.count(len(entries))
             failpoint("batch-decided")
         return batch
@@ -126,7 +131,10 @@ class Leader:
         self._looked_at = self._read_through
         read_ms, now_ms = entry_ms(self._read_through), self._state.now_ms
         jumped_ms = self._clock.see(read_ms)
+        jumped_at_ms, self._jumped_at_ms = self._jumped_at_ms, None
         if jumped_ms:
-            self._reign.append([ClockJumped(from_id=f"{read_ms}-0", delta_ms=jumped_ms)])
+            # Several entries from behind the jump may have been read at once: what the first of them set is right.
+            from_ms = read_ms if jumped_at_ms is None else jumped_at_ms
+            self._reign.append([ClockJumped(from_id=f"{from_ms}-0", delta_ms=jumped_ms)])
         elif self._clock.is_behind and self._chores.has_deadlines() and (stood_ms := self._clock.stood(now_ms)):
             self._reign.append([ClockJumped(from_id=f"{now_ms}-0", delta_ms=-stood_ms)])
