@@ -24,6 +24,7 @@ class Judge:
     def __init__(self, world: World) -> None:
         self._world = world
         self.injected: set[bytes] = set()
+        self._moved: set[bytes] = set()
         self.recoveries = 0  # in logs that are gone
         self._unseen_jump_from: tuple[int, int] | None = None
         self._is_time_lost = False
@@ -123,7 +124,7 @@ class Judge:
 
     def _new(self, quiet: bool = False) -> Promises:
         self._is_quiet = quiet
-        return Promises(self._blame, self.injected, has_gap=quiet)
+        return Promises(self._blame, self.injected, self._moved, has_gap=quiet)
 
     def _blame(self, problem: str) -> None:
         if not self._is_quiet:

@@ -17,9 +17,12 @@ Charge = tuple[tuple[str, ...], int]
 class Promises:
     """One log, from its first entry on. `blame` is told what is wrong."""
 
-    def __init__(self, blame: Callable[[str], None], injected: set[bytes], *, has_gap: bool = False) -> None:
-        """`injected`: the data of entries that somebody forged. `has_gap`: entries are gone, and with them numbers,
-        until a new incarnation begins."""
+    def __init__(
+        self, blame: Callable[[str], None], injected: set[bytes], moved: set[bytes], *, has_gap: bool = False
+    ) -> None:
+        """`injected`: the data of entries that somebody forged. `moved`: of those that a reign wrote before it noticed
+        that entries were gone; they move to behind the next election, after another loss once more. `has_gap`: entries
+        are gone, and with them numbers, until a new incarnation begins."""
         self.epoch = 0
         self.seq = 0
         self.incarnation = ""
@@ -32,7 +35,7 @@ class Promises:
         self._reasserted: dict[str, str] = {}  # entry -> the lease that was charged because of it
         self._fence = 0
         self._has_gap = has_gap
-        self._moved: set[bytes] = set()  # what was written while that was not noticed: it moves to behind the election
+        self._moved = moved
         self.jumps = 0
         self.granted: dict[str, None] = {}
         self.answered: dict[str, None] = {}
