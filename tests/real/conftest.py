@@ -34,7 +34,8 @@ def scheduler(server: RealServer) -> Iterator[SchedulerProcess]:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[RealServer]:
-    """A server for one test alone, which may stop, pause or configure it; not running yet."""
-    process = RealServer(tmp_path / "server", available_servers()[0])
+    """A server for one test alone, which may stop, pause or configure it; not running yet. A kill loses nothing: under
+    `everysec` it would lose what waits to be written while a busy disk syncs."""
+    process = RealServer(tmp_path / "server", available_servers()[0], flags={"appendfsync": "always"})
     yield process
     process.stop()

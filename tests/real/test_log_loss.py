@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpuboss.connection import connect
 from gpuboss.keys import Keys
 from gpuboss.log import LogReader
 from gpuboss_scheduler.election import claim, look
+from gpuboss_scheduler.known_log import Known, KnownLog
 from gpuboss_scheduler.recovery import recover
 from tests.real.log_check import faults_of
 from tests.real.redis_view import Entry, RedisView, Service
@@ -170,6 +173,20 @@ def test_a_standby_that_saw_the_log_notices_too(view: RedisView, server: RealSer
         assert elected.data["lost"]["fence"] > held["fence"]
         waiting = service.request(20_000)
         assert_granted_late(service, waiting, elected)
+
+
+def test_whoever_saw_the_log_before_its_first_entry_misses_nothing(view: RedisView, server: RealServer) -> None:
+    """As a standby may that looks while the first leader begins."""
+    first, second = (view.append("LeaseReleased", lease_id="lease-none", service="nobody") for _ in range(2))
+    known_log = KnownLog()
+    with closing(connect(server.url)) as client:
+        log = LogReader(client, Keys())
+        for last_id in ("0-0", first):
+            known_log.note(Known("name", 1, last_id, 0))
+            assert known_log.missed("name", 1, log) is None
+        known_log.note(Known("name", 1, second, 0))
+        view.client.xdel(view.key("events"), first)
+        assert known_log.missed("name", 1, log) is not None
 
 
 def test_a_fresh_scheduler_on_an_empty_server_begins_at_once(view: RedisView, server: RealServer) -> None:

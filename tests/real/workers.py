@@ -46,10 +46,6 @@ class Worker:
         """Whether all its clients are connected, and asked for something."""
         return len({note.request.partition("/")[0] for note in self.notes()}) == self._clients
 
-    def granted_after(self, at_s: float) -> bool:
-        """Whether it was granted anything after a moment of the monotonic clock."""
-        return any(note.what == "granted" and note.at_s > at_s for note in self.notes())
-
     def pause(self) -> None:
         """SIGSTOP."""
         self.process.send_signal(signal.SIGSTOP)

@@ -101,7 +101,10 @@ def _strike_all(faults: list[Fault], arguments: argparse.Namespace) -> list[Outc
 def strike(kind: str, fault: Fault, count: int, seed: int) -> Outcome:
     """This server's share of `count` faults, on a server of their own."""
     with tempfile.TemporaryDirectory() as folder, RealServer(Path(folder), kind) as server:
-        return fault.strike(server, math.ceil(count / len(available_servers())), seed)
+        try:
+            return fault.strike(server, math.ceil(count / len(available_servers())), seed)
+        except AssertionError as stuck:  # the others go on, and this is told in its place
+            return Outcome(lost=[str(stuck)])
 
 
 if __name__ == "__main__":

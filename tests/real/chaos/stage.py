@@ -11,7 +11,7 @@ from types import TracebackType
 from tests.real.chaos.outcome import Outcome
 from tests.real.log_check import faults_of
 from tests.real.redis_view import RedisView
-from tests.real.schedulers import DEADLINE_S, SchedulerProcess, eventually
+from tests.real.schedulers import SchedulerProcess, eventually
 from tests.real.servers import RealServer
 from tests.real.workers import Worker
 from tests.verdict.history import Note, double_promises, lost_answers
@@ -103,17 +103,17 @@ class Stage:
         """What all services noted so far."""
         return [note for worker in self.workers for note in worker.notes()]
 
-    def await_grant(self, after_s: float, deadline_s: float = DEADLINE_S) -> int:
-        """Wait for the first grant after a moment of the monotonic clock; returns how long it took from there (ms)."""
+    def await_grant(self, after_s: float, worker: Worker | None = None) -> int:
+        """Wait for the first grant, to one worker or to any, after a moment of the monotonic clock; returns how long it
+        took from there (ms)."""
         late: list[float] = []
 
         def granted() -> bool:
-            late[:] = [note.at_s for note in self.history() if note.what == "granted" and note.at_s > after_s]
+            notes = self.history() if worker is None else worker.notes()
+            late[:] = [note.at_s for note in notes if note.what == "granted" and note.at_s > after_s]
             return bool(late)
 
-        eventually(
-            granted, f"a grant; the schedulers say: {[each.stderr[-500:] for each in self.schedulers]}", deadline_s
-        )
+        eventually(granted, f"a grant; {self._said()}")
         return round((min(late) - after_s) * 1000)
 
     def await_grants(self, number: int) -> None:
