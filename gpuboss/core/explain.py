@@ -98,9 +98,7 @@ def _explain(state: State, waiting: Waiting, number: int, holders: _Holders) -> 
         drained = any(each.start_ms is None for each in before)
         detail = "the room there is is kept for requests that come first"
         return Explanation(number, "draining" if drained else "reserved_for", ids, detail)
-    aimed = able if reserved is None else reserved.devices
-    if reserved is None:
-        aimed = nearest(shape, able) or able
+    aimed = nearest(shape, able) or able if reserved is None else reserved.devices
     full = [device for device in aimed if not has_room(shape, device)] or aimed
     room = ", ".join(f"{device.key} has {max(0, device.free_mib)} MiB free" for device in full[:4])
     return Explanation(number, _reason(shape, full), holders.of(full), f"needs {_wish(shape)}; {room}")

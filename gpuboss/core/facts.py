@@ -143,14 +143,14 @@ def take_snapshot(turn: Turn, event: SnapshotTaken) -> None:
     """What a snapshot was taken of is for a replay to compare; it changes nothing."""
 
 
-def _set_recovery_end(turn: Turn) -> None:
-    until_ms = turn.state.recovering_until_ms
-    if until_ms is not None:
-        turn.state.timers.set(until_ms, TimerKind.RECOVERY_END, "")
-
-
 def wait_longer(turn: Turn, waiting: Waiting, until_ms: int) -> None:
     """Nobody's wait is over while a lost log recovers: the grant may be among what was lost, and then its holder has
     until the end to say so."""
     waiting.wait_until_ms = until_ms + 1
     turn.state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, waiting.request.lease_id)
+
+
+def _set_recovery_end(turn: Turn) -> None:
+    until_ms = turn.state.recovering_until_ms
+    if until_ms is not None:
+        turn.state.timers.set(until_ms, TimerKind.RECOVERY_END, "")

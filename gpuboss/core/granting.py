@@ -35,6 +35,38 @@ def grant_pass(turn: Turn) -> None:
     _keep_promises(turn, before)
 
 
+def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[Device]) -> bool:
+    """Grant a new request that finds nobody waiting, if it has a place among the devices that could hold it: what the
+    pass would do, without the queue."""
+    state = turn.state
+    if state.waitlist.by_id or state.recovering_since_ms is not None:
+        return False
+    devices = place(shape, able)
+    if devices is None:
+        return False
+    _open_lease(turn, request, state.arrivals, state.now_ms, devices)
+    return True
+
+
+def look_at(turn: Turn, waiting: Waiting) -> None:
+    """A request joined the queue. If all for whom something may be kept come before it nobody else can gain, and it
+    alone is looked at: since the last pass only time has passed, which makes it harder for the others, and another
+    pass would keep the same again."""
+    state = turn.state
+    first = state.reservations.first
+    mine = (waiting.key, waiting.arrival)
+    if turn.look or not first or (first[-1].key, first[-1].arrival) > mine:
+        turn.look = True
+        return
+    able = state.candidates(waiting.shape)
+    devices = place(waiting.shape, _admitted(state, waiting.shape, able))
+    if devices is None:
+        _keep_for(state, waiting, able, state.reservations)
+        _promise_to_first(state.reservations)
+    else:
+        _grant(turn, waiting, devices)
+
+
 class _Walk:
     """One walk through those who wait, in order: who has a place is granted it, and for the first who have none one is
     reserved. If those who pass others are to be served shortest first, of them only the shortest is granted, and it is
@@ -119,38 +151,6 @@ def _place(state: State, shape: Shape, able: list[Device]) -> tuple[Waiting, lis
     waiting = state.waitlist.first(shape)
     assert waiting is not None
     return waiting, place(shape, _admitted(state, shape, able))
-
-
-def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[Device]) -> bool:
-    """Grant a new request that finds nobody waiting, if it has a place among the devices that could hold it: what the
-    pass would do, without the queue."""
-    state = turn.state
-    if state.waitlist.by_id or state.recovering_since_ms is not None:
-        return False
-    devices = place(shape, able)
-    if devices is None:
-        return False
-    _open_lease(turn, request, state.arrivals, state.now_ms, devices)
-    return True
-
-
-def look_at(turn: Turn, waiting: Waiting) -> None:
-    """A request joined the queue. If all for whom something may be kept come before it nobody else can gain, and it
-    alone is looked at: since the last pass only time has passed, which makes it harder for the others, and another
-    pass would keep the same again."""
-    state = turn.state
-    first = state.reservations.first
-    mine = (waiting.key, waiting.arrival)
-    if turn.look or not first or (first[-1].key, first[-1].arrival) > mine:
-        turn.look = True
-        return
-    able = state.candidates(waiting.shape)
-    devices = place(waiting.shape, _admitted(state, waiting.shape, able))
-    if devices is None:
-        _keep_for(state, waiting, able, state.reservations)
-        _promise_to_first(state.reservations)
-    else:
-        _grant(turn, waiting, devices)
 
 
 def _admitted(state: State, shape: Shape, able: list[Device]) -> list[Device]:

@@ -56,8 +56,7 @@ class KnownLog:
             # A standby sees less than the leader it may have been.
             last_id = max(before.last_id, known.last_id, key=parse_id)
             before_id = before.before_id if last_id == before.last_id else before.last_id
-            epoch, fence = max(before.epoch, known.epoch), max(before.fence, known.fence)
-            known = Known(known.incarnation, epoch, last_id, fence, before_id)
+            known = Known(known.incarnation, known.epoch, last_id, max(before.fence, known.fence), before_id)
         if known != before:
             self._known = known
             if self._file is not None:

@@ -34,9 +34,8 @@ class Trust:
         late = self._answered_s is not None and now_s - self._answered_s > STALL_S
         self._answered_s = now_s
         before_s, self._ahead_s = self._ahead_s, server_ms / 1000 - now_s
-        if before_s is not None and abs(self._ahead_s - before_s) > STALL_S:
-            late = True
-        if late:
+        jumped = before_s is not None and abs(self._ahead_s - before_s) > STALL_S
+        if late or jumped:
             self._from_s = now_s + self._session_ttl_s
 
     def holds(self) -> bool:
@@ -53,8 +52,8 @@ def lose_silent_sessions(reign: Reign, members: Iterable[str], session_ttl_ms: i
     """Append `SessionLost` for each of `members` (`<service>/<session>`) that is past its time; returns how many.
 
     A member that Redis does not know of gets one TTL from now, and one that has longer than that, because the
-    server's clock was put back, does too. Others that are past their time own nothing, and
-    are forgotten without a word.
+    server's clock was put back, does too. Others that are past their time own nothing, and are forgotten without a
+    word.
     """
     keys, ours = reign.keys, dict.fromkeys(members)
     asked_s = time.monotonic()

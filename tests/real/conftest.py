@@ -3,15 +3,19 @@ scheduler that leads on it."""
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
+from tests.real.embedded_servers import connected
 from tests.real.log_check import faults_of
 from tests.real.redis_view import RedisView
 from tests.real.schedulers import SchedulerProcess
-from tests.real.servers import RealServer, available_servers
+from tests.real.servers import RealServer, available_servers, binary_of
 
 
 @pytest.fixture
@@ -39,3 +43,23 @@ def own_server(tmp_path: Path) -> Iterator[RealServer]:
     process = RealServer(tmp_path / "server", available_servers()[0], flags={"appendfsync": "always"})
     yield process
     process.stop()
+
+
+@pytest.fixture
+def short_runtime_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sockets of these tests, away from those of this user's own servers; none is served after a test."""
+    with tempfile.TemporaryDirectory(prefix="gpuboss-test-", dir="/tmp") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        monkeypatch.delenv("GPUBOSS_SERVER_BINARY", raising=False)
+        yield
+        for left_over in Path(folder).glob("gpuboss*/*.sock"):  # of a test that failed half way
+            with connected(f"unix://{left_over}") as client, contextlib.suppress(redis.RedisError):
+                client.shutdown(nosave=True)
+
+
+@pytest.fixture(params=available_servers())
+def binary(request: pytest.FixtureRequest) -> Path:
+    """The server's binary, of each kind that there is."""
+    found = binary_of(request.param)
+    assert found is not None
+    return found

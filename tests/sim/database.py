@@ -20,6 +20,7 @@ class SortedSet(dict[bytes, float]):
 
 Value = bytes | Hash | SortedSet | Stream
 Kind = TypeVar("Kind", bytes, Hash, SortedSet, Stream)
+Named = TypeVar("Named", Hash, SortedSet)
 
 WRONG_TYPE = "Operation against a key holding the wrong kind of value"
 
@@ -56,6 +57,21 @@ class Database:
         """Replace whatever stands at a key; it lives for ever."""
         self.undo.append((self._restore, key, self.values.get(key), self.expires_ms.pop(key, None)))
         self.values[key] = value
+
+    def take_out(self, key: bytes, kind: type[Named], names: list[bytes]) -> int:
+        """Take fields or members out of what stands at a key, which goes with the last; returns how many were there.
+        Raises `Refused` for another type."""
+        held = self.find(key, kind)
+        if held is None:
+            return 0
+        before = len(held)
+        for name in names:
+            if name in held:
+                self.undo.append((held.__setitem__, name, held.pop(name)))
+        gone = before - len(held)
+        if not held:
+            self.delete(key)
+        return gone
 
     def delete(self, key: bytes) -> bool:
         """Take a key out; False if there was none."""

@@ -66,17 +66,7 @@ def hexists(data: Database, words: list[bytes]) -> Answer:
 
 def hdel(data: Database, words: list[bytes]) -> Answer:
     """HDEL key field ..."""
-    fields = data.find(words[1], Hash)
-    if fields is None:
-        return 0
-    before = len(fields)
-    for field in words[2:]:
-        if field in fields:
-            data.undo.append((fields.__setitem__, field, fields.pop(field)))
-    gone = before - len(fields)
-    if not fields:
-        data.delete(words[1])
-    return gone
+    return data.take_out(words[1], Hash, words[2:])
 
 
 def get(data: Database, words: list[bytes]) -> Answer:

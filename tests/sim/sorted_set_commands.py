@@ -40,17 +40,7 @@ def zadd(data: Database, words: list[bytes]) -> Answer:
 
 def zrem(data: Database, words: list[bytes]) -> Answer:
     """ZREM key member ..."""
-    members = data.find(words[1], SortedSet)
-    if members is None:
-        return 0
-    before = len(members)
-    for member in words[2:]:
-        if member in members:
-            data.undo.append((members.__setitem__, member, members.pop(member)))
-    gone = before - len(members)
-    if not members:
-        data.delete(words[1])
-    return gone
+    return data.take_out(words[1], SortedSet, words[2:])
 
 
 def zscore(data: Database, words: list[bytes]) -> Answer:
