@@ -80,6 +80,7 @@ def adopt_decision(state: State, cause: Event | None, decision: Decision) -> Non
 def forget_plans(state: State) -> None:
     """What other rules meant to keep free, and for whom, is not in their decisions: ours plan anew."""
     state.reservations = Reservations()
+    state.ledger.changes.freed_all = True
 
 
 # ---------------------------------------------------------------- inputs
@@ -95,7 +96,7 @@ def _ask(turn: Turn, request: LeaseRequested) -> None:
     until_ms = None if request.wait_ms is None else now_ms + request.wait_ms
     key = queue_key(state.policy, request.priority, now_ms)
     starves_at_ms = now_ms + state.policy.starve_ms
-    state.waitlist.add(Waiting(request, shape_of(request), key, state.arrivals, now_ms, until_ms, starves_at_ms))
+    state.waitlist.add(Waiting(key, state.arrivals, request, shape_of(request), now_ms, until_ms, starves_at_ms))
     if until_ms is not None:
         state.timers.set(until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
 
@@ -225,6 +226,7 @@ def _end(state: State, ended: LeaseEnded) -> None:
 def _extend(state: State, extended: LeaseExtended) -> None:
     lease = _lease(state, extended.lease_id)
     lease.expires_at_ms, lease.expiry_set_ms = extended.expires_at_ms, state.now_ms
+    state.ledger.changes.reschedule(lease)
     state.timers.set(extended.expires_at_ms, TimerKind.LEASE_EXPIRY, extended.lease_id)
 
 
@@ -232,6 +234,7 @@ def _ask_back(state: State, asked: YieldRequested) -> None:
     lease = _lease(state, asked.lease_id)
     lease.state = "yielding"
     lease.yield_by_ms, lease.yield_set_ms = asked.deadline_ms, state.now_ms
+    state.ledger.changes.reschedule(lease)
     state.timers.set(asked.deadline_ms, TimerKind.YIELD_DEADLINE, asked.lease_id)
 
 

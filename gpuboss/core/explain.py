@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gpuboss.core.ledger import Device
 from gpuboss.core.placement import has_room, nearest, place
-from gpuboss.core.reservations import Reservation, reserve
+from gpuboss.core.reservations import Reservation, Reservations, reserve
 from gpuboss.core.state import State
 from gpuboss.core.waitlist import Shape, Waiting
 
@@ -118,7 +118,7 @@ def _estimate(state: State, waiting: Waiting) -> tuple[int | None, bool]:
     reserved = state.reservations.of(waiting)
     if reserved is not None:
         return reserved.start_ms, reserved.promised_ms is not None
-    guess = reserve(waiting, state.candidates(waiting.shape), state.policy)
+    guess = reserve(waiting, state.rooms, state.outlook.under(state.policy.lock_delay_ms), Reservations())
     return None if guess is None else max(state.now_ms, guess.start_ms or 0), False
 
 

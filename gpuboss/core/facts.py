@@ -37,14 +37,18 @@ def set_policy(turn: Turn, event: PolicySet) -> None:
     """New rules. Those who wait keep the keys they have."""
     turn.state.policy = event
     turn.state.policy_recorded = True
+    turn.state.ledger.changes.freed_all = True  # by other rules there may be a place for anybody
     turn.look = True
     _set_recovery_end(turn)
 
 
 def observe_device(turn: Turn, event: DeviceObserved) -> None:
     """A device is there, or changed."""
-    turn.devices.append(turn.state.ledger.observe(event))
-    deny_impossible(turn)
+    ledger = turn.state.ledger
+    version = ledger.version
+    turn.devices.append(ledger.observe(event))
+    if version != ledger.version:
+        deny_impossible(turn)
     turn.look = True
 
 
@@ -86,6 +90,7 @@ def tick(turn: Turn, event: ClockTicked) -> None:
         state.timers.drop_first()
         if timer.kind is TimerKind.RECOVERY_END:
             state.recovering_since_ms = None
+            state.ledger.changes.freed_all = True  # nobody was looked at since it began
             deny_impossible(turn)
             turn.look = True
         elif timer.kind is TimerKind.WAIT_TIMEOUT:
@@ -121,6 +126,7 @@ def jump(turn: Turn, event: ClockJumped) -> None:
         if lease.reclaiming_since_ms is not None and lease.reclaiming_since_ms < from_ms:
             # The lock delay counts from it: a jump must not bring VRAM back that may still be in use.
             lease.reclaiming_since_ms = max(0, lease.reclaiming_since_ms + event.delta_ms)
+        state.ledger.changes.reschedule(lease)
     for lease_id, waiting in state.waitlist.by_id.items():
         if waiting.wait_until_ms is not None and waiting.requested_at_ms < from_ms:
             waiting.wait_until_ms = max(0, waiting.wait_until_ms + event.delta_ms)

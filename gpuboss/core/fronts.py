@@ -1,116 +1,113 @@
-"""The first of each shape in the order of the queue and by size, so that a grant pass need not look at all of them.
+"""The first of each shape, found by what there is room for: so that a grant pass looks at those alone who may use it.
 
-Shapes that may be on the same devices stand in one front. Of those who pass others only who fits is looked at: a
-service that asks for 10,000 different sizes, none of which fits, costs what one size does.
+Of ten thousand sizes none of which fits nobody is looked at: they cost what one does.
 """
 
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from gpuboss.core.ledger import Device
-from gpuboss.core.waitlist import Shape, Waiting, Waitlist
+from gpuboss.core.tournament import WISH, Tournament, leaf_of, outermost_mib
+from gpuboss.core.waitlist import Shape, Waiting
+from gpuboss.events import DeviceObserved
+from gpuboss.fields import VRAM_MIB_MAX
 
-STALE_MIN = 64  # entries of a shape's former firsts that are always borne
-
-Entry = tuple[int, int, Shape]  # key and arrival of a shape's first, and the shape; no two have the same arrival
-
-
-class Front:
-    """The shapes that may be on `able`. An entry whose request is not its shape's first any more is dropped when it
-    comes up."""
-
-    def __init__(self, able: list[Device]) -> None:
-        self.able = able
-        self.queue: list[Entry] = []
-        self._sizes: dict[bool, list[int]] = {True: [], False: []}  # in MiB, of shapes with an end and of those without
-        self._shapes: dict[tuple[bool, int], dict[Shape, None]] = {}
-
-    def first(self, waitlist: Waitlist) -> Entry | None:
-        """The entry that is first now."""
-        queue = self.queue
-        while queue:
-            entry = queue[0]
-            waiting = waitlist.first(entry[2])
-            if waiting is not None and waiting.arrival == entry[1]:
-                return entry
-            heapq.heappop(queue)
-        return None
-
-    def pass_over(self) -> Entry:
-        """Take the first entry out, which is looked at, to be put back with `heapq.heappush` when all have been."""
-        entry = heapq.heappop(self.queue)
-        while self.queue and self.queue[0] == entry:  # it was entered more than once
-            heapq.heappop(self.queue)
-        return entry
-
-    def enter(self, first: Waiting | None) -> None:
-        """Somebody is the first of its shape now."""
-        if first is None:
-            return
-        shape = first.shape
-        heapq.heappush(self.queue, (first.key, first.arrival, shape))
-        kind = (shape.ttl_ms is not None, shape.vram_mib)
-        shapes = self._shapes.get(kind)
-        if shapes is None:
-            shapes = self._shapes[kind] = {}
-            insort(self._sizes[kind[0]], kind[1])
-        shapes[shape] = None
-
-    def leave(self, shape: Shape) -> None:
-        """Nobody waits for a shape any more."""
-        kind = (shape.ttl_ms is not None, shape.vram_mib)
-        shapes = self._shapes.get(kind, {})
-        shapes.pop(shape, None)
-        if not shapes and self._shapes.pop(kind, None) is not None:
-            sizes = self._sizes[kind[0]]
-            del sizes[bisect_left(sizes, kind[1])]
-
-    def within(self, with_end_mib: int, without_mib: int) -> Iterator[Shape]:
-        """The shapes that are no larger: those with an end than the first, those without one than the second."""
-        for has_end, most_mib in ((True, with_end_mib), (False, without_mib)):
-            sizes = self._sizes[has_end]
-            for vram_mib in sizes[: bisect_right(sizes, most_mib)]:
-                yield from self._shapes[has_end, vram_mib]
+STALE_MIN = 1_000  # of those who are their shape's first no more, so many are always borne
 
 
-Head = tuple[int, int, Front]  # key and arrival of a front's first, and the front
+class Wish(NamedTuple):
+    """What of a shape is neither its size nor its life."""
+
+    gpus: int
+    exclusive: bool
+    device: str | None
+    node: str | None
+
+
+def wish_of(shape: Shape) -> Wish:
+    """The wish of a shape."""
+    return Wish(shape.gpus, shape.exclusive, shape.device, shape.node)
 
 
 class Fronts:
-    """All fronts. They follow from who waits and from the devices, and hold nothing else."""
+    """The firsts by what they wish for. They follow from who waits, and hold nothing else."""
 
     def __init__(self) -> None:
-        self._fronts: dict[tuple[Device, ...], Front] = {}
-        self._version = -1
+        self.tree = Tournament()
+        self.least_mib: dict[Wish, int] = {}  # of all who have a wish
+        self._numbers: dict[Wish, int] = {}
+        self._free_numbers: list[int] = []
+        self._pinned: dict[tuple[str | None, str | None], dict[Wish, None]] = {}
+        self._stale = 0  # how many stand in crowds who are their shape's first no more
 
-    def all(self, waitlist: Waitlist, version: int, candidates: Callable[[Shape], list[Device]]) -> list[Head]:
-        """Each front that has anybody in it, with key and arrival of its first. `version`: of the devices;
-        `candidates`: which of them could hold a shape."""
-        changed = waitlist.take_changed()
-        entries = sum(len(front.queue) for front in self._fronts.values())
-        if version != self._version or entries > 2 * len(waitlist.by_id) + STALE_MIN:
-            self._version = version
-            self._fronts.clear()
-            changed = list(waitlist.shapes())
-        for shape in changed:
-            self._follow(shape, waitlist.first(shape), candidates)
-        firsts = []
-        for front in self._fronts.values():
-            entry = front.first(waitlist)
-            if entry is not None:
-                firsts.append((entry[0], entry[1], front))
-        return firsts
+    def follow(self, was: Waiting | None, now: Waiting | None) -> None:
+        """Another is the first of a shape: `was` it, or nobody; is it `now`, or nobody."""
+        either = was or now
+        assert either is not None
+        wish, vram_mib, joins = wish_of(either.shape), either.shape.vram_mib, None
+        if was is not None:
+            was.is_first = False
+            self._stale += 1
+        if now is not None:
+            now.is_first = True
+            if now.is_found:
+                self._stale -= 1
+            else:
+                joins, now.is_found = now, True
+                self.least_mib[wish] = min(vram_mib, self.least_mib.get(wish, VRAM_MIB_MAX))
+        self._stale -= self.tree.settle(leaf_of(self._number(wish), either.shape), joins)
+        if now is None:
+            if self.root(wish) not in self.tree.best:
+                self._forget(wish)
+            elif vram_mib == self.least_mib[wish]:
+                self.least_mib[wish] = outermost_mib(self.tree, self.root(wish), min)
+        if self._stale > len(self.tree.best) + STALE_MIN:
+            self._drop_stale()
 
-    def _follow(self, shape: Shape, first: Waiting | None, candidates: Callable[[Shape], list[Device]]) -> None:
-        able = candidates(shape)
-        places = tuple(able)
-        front = self._fronts.get(places)
-        if front is None:
-            front = self._fronts[places] = Front(able)
-        if first is None:
-            front.leave(shape)
-        else:
-            front.enter(first)
+    def root(self, wish: Wish) -> int:
+        """The node of the tree above all who have a wish; one that is not there if nobody has."""
+        number = self._numbers.get(wish)
+        return 0 if number is None else WISH + number
+
+    def wishes(self) -> Iterator[Wish]:
+        """What anybody who waits wishes for."""
+        return iter(self._numbers)
+
+    def wishes_of(self, observed: DeviceObserved) -> Iterator[Wish]:
+        """What those who may be on a device wish for."""
+        for device in (None, observed.device, observed.uuid):
+            for node in (None, observed.node):
+                yield from self._pinned.get((device, node), ())
+
+    def largest_mib(self, wish: Wish) -> int:
+        """The largest size of anybody who has a wish."""
+        return outermost_mib(self.tree, self.root(wish), max)
+
+    def _number(self, wish: Wish) -> int:
+        number = self._numbers.get(wish)
+        if number is None:
+            number = self._numbers[wish] = self._free_numbers.pop() if self._free_numbers else len(self._numbers)
+            assert number < WISH
+            self._pinned.setdefault((wish.device, wish.node), {})[wish] = None
+        return number
+
+    def _forget(self, wish: Wish) -> None:
+        self._free_numbers.append(self._numbers.pop(wish))
+        del self.least_mib[wish]
+        pinned = self._pinned[wish.device, wish.node]
+        del pinned[wish]
+        if not pinned:
+            del self._pinned[wish.device, wish.node]
+
+    def _drop_stale(self) -> None:
+        """Whoever asks and takes back, behind one who waits for ever, would fill the crowds without end."""
+        for leaf, crowd in list(self.tree.crowds.items()):
+            for each in crowd:
+                each.is_found = each.is_first
+            crowd[:] = [each for each in crowd if each.is_first]
+            heapq.heapify(crowd)
+            if len(crowd) < 2:
+                del self.tree.crowds[leaf]
+        self._stale = 0

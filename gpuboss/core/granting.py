@@ -7,41 +7,45 @@ first who waits so long that this would starve it has its devices drained.
 
 from __future__ import annotations
 
-import heapq
-
 from gpuboss.core.addresses import reply_address
-from gpuboss.core.fronts import Front, Head
 from gpuboss.core.ledger import Device, Lease
+from gpuboss.core.openings import Openings
 from gpuboss.core.placement import place
-from gpuboss.core.reservations import Reservations, drain, reserve
+from gpuboss.core.reservations import ClosedTo, Reservations, drain, reserve
+from gpuboss.core.rooms import NONE_CLOSED
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
+from gpuboss.core.tournament import Search
 from gpuboss.core.waitlist import Shape, Waiting
 from gpuboss.events import LeaseGranted, LeaseRequested, PromiseMoved
-from gpuboss.fields import MS_MAX
 
-Passing = tuple[int, int, int, Waiting, list[Device]]  # its life, key and arrival; and where it would go
+Passing = tuple[int, Waiting, list[Device]]  # how long it will live; who it is, and where it would go
 
 
 def grant_pass(turn: Turn) -> None:
     """Grant everything that has an admitted place; afterwards nobody who waits has one."""
     state = turn.state
     before = state.reservations
-    if not state.waitlist.by_id or state.recovering_since_ms is not None:
+    if state.recovering_since_ms is not None:
         state.reservations = Reservations()
+    elif not state.waitlist.by_id:
+        state.reservations = Reservations()
+        state.ledger.changes.forget_freed()
     else:
-        while _Walk(turn, before).must_be_repeated():
-            pass
+        openings = Openings(state)
+        if _Walk(turn, before, openings).must_be_repeated(before.first if before.is_whole else []):
+            while _Walk(turn, before, openings).must_be_repeated([]):
+                pass
+        state.ledger.changes.forget_freed()
     _keep_promises(turn, before)
 
 
-def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[Device]) -> bool:
-    """Grant a new request that finds nobody waiting, if it has a place among the devices that could hold it: what the
-    pass would do, without the queue."""
+def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape) -> bool:
+    """Grant a new request that finds nobody waiting, if it has a place: what the pass would do, without the queue."""
     state = turn.state
     if state.waitlist.by_id or state.recovering_since_ms is not None:
         return False
-    devices = place(shape, able)
+    devices = place(shape, state.rooms.best(shape, NONE_CLOSED))
     if devices is None:
         return False
     _open_lease(turn, request, state.arrivals, state.now_ms, devices)
@@ -54,17 +58,22 @@ def look_at(turn: Turn, waiting: Waiting) -> None:
     pass would keep the same again."""
     state = turn.state
     first = state.reservations.first
-    mine = (waiting.key, waiting.arrival)
-    if turn.look or not first or (first[-1].key, first[-1].arrival) > mine:
+    if turn.look or not first or first[-1] > waiting:
         turn.look = True
+        turn.newcomer = waiting
         return
-    able = state.candidates(waiting.shape)
-    devices = place(waiting.shape, _admitted(state, waiting.shape, able))
+    devices = place_now(state, waiting.shape)
     if devices is None:
-        _keep_for(state, waiting, able, state.reservations)
+        _keep_for(state, waiting, state.reservations)
         _promise_to_first(state.reservations)
     else:
         _grant(turn, waiting, devices)
+
+
+def place_now(state: State, shape: Shape) -> list[Device] | None:
+    """Where a request of a shape would go now."""
+    closed = ClosedTo(state.reservations, shape, state.now_ms, state.policy)
+    return place(shape, state.rooms.best(shape, closed))
 
 
 class _Walk:
@@ -72,65 +81,66 @@ class _Walk:
     reserved. If those who pass others are to be served shortest first, of them only the shortest is granted, and it is
     to be walked again. Who had a reservation passes nobody: it takes what was kept for it."""
 
-    def __init__(self, turn: Turn, before: Reservations) -> None:
+    def __init__(self, turn: Turn, before: Reservations, openings: Openings) -> None:
         self._turn = turn
         self._state = turn.state
         self._state.reservations = Reservations()
         self._before = before
+        self._openings = openings
+        self._failed: dict[Shape, None] = {}  # and others that are not to be looked at again in this walk
         self._shortest: Passing | None = None
         self._is_stale = False  # a grant may have taken the place that was found for the shortest
 
-    def must_be_repeated(self) -> bool:
-        """Walk. True if somebody else may have a place now."""
+    def must_be_repeated(self, known: list[Waiting]) -> bool:
+        """Walk. True if somebody else may have a place now. `known`: for whom something is kept already, if all are
+        still there and nobody was granted anything since: then nobody else comes before the last of them."""
         state = self._state
-        fronts = state.fronts.all(state.waitlist, state.ledger.version, state.candidates)
-        self._until_all_is_reserved(fronts)
-        if len(state.reservations.first) >= state.policy.reservations:
-            self._who_fits([front for _, _, front in fronts])
+        self._until_all_is_reserved(known)
+        if len(state.reservations.first) >= state.policy.reservations and not self._is_stale:
+            self._openings.reserved_anew(self._before)
+            self._who_fits()
         if self._shortest is None or self._is_stale:
             return self._is_stale
-        _grant(self._turn, *self._shortest[3:])
+        _grant(self._turn, *self._shortest[1:])
         return True
 
-    def _until_all_is_reserved(self, heads: list[Head]) -> None:
+    def _until_all_is_reserved(self, known: list[Waiting]) -> None:
         """The first of the shapes one after the other, until as many have no place as may have one reserved."""
-        state = self._state
-        heads, passed = list(heads), []
-        heapq.heapify(heads)
-        while heads and not self._is_stale and len(state.reservations.first) < state.policy.reservations:
-            front = heads[0][2]
-            shape = front.queue[0][2]
-            waiting, devices = _place(state, shape, front.able)
+        state, newcomer = self._state, self._turn.newcomer
+        if newcomer is not None and known and newcomer < known[-1]:
+            known = sorted([newcomer, *known])
+        following = iter(known)
+        search: Search | None = None
+        while not self._is_stale and len(state.reservations.first) < state.policy.reservations:
+            waiting = next(following, None) if search is None else search.next()
+            if waiting is None and search is None:
+                search = Search(state.fronts.tree)
+                continue
+            if waiting is None:
+                break
+            if waiting.shape in self._failed:
+                continue
+            devices = place_now(state, waiting.shape)
             if devices is not None and self._serve(waiting, devices):
-                front.enter(state.waitlist.first(shape))
-            else:
-                passed.append((front, front.pass_over()))
-                if devices is None:
-                    _keep_for(state, waiting, front.able, self._before)
-            following = front.first(state.waitlist)
-            if following is None:
-                heapq.heappop(heads)
-            else:
-                heapq.heapreplace(heads, (following[0], following[1], front))
-        for front, entry in passed:
-            heapq.heappush(front.queue, entry)
+                search = Search(state.fronts.tree)  # whoever comes behind it in its shape may be the next
+                continue
+            self._failed[waiting.shape] = None
+            if devices is None:
+                _keep_for(state, waiting, self._before)
 
-    def _who_fits(self, fronts: list[Front]) -> None:
-        """Once nothing more is reserved, those of whom there is room for one: who does not fit is not looked at."""
-        state, queue = self._state, []
-        for front in fronts:
-            for shape in front.within(*state.reservations.lendable_mib(front.able)):
-                first = state.waitlist.first(shape)
-                if first is not None:
-                    queue.append((first.key, first.arrival, shape, front))
-        heapq.heapify(queue)
-        while queue and not self._is_stale:
-            _, _, shape, front = heapq.heappop(queue)
-            waiting, devices = _place(state, shape, front.able)
+    def _who_fits(self) -> None:
+        """Once nothing more is reserved, those of whom there may be room for one since the last pass: who does not fit
+        is not looked at."""
+        state = self._state
+        self._openings.search(self._turn.newcomer)
+        while not self._is_stale and (waiting := self._openings.next()) is not None:
+            if waiting.gone or waiting.shape in self._failed:
+                continue
+            devices = place_now(state, waiting.shape)
             if devices is not None and self._serve(waiting, devices):
-                following = state.waitlist.first(shape)
-                if following is not None:
-                    heapq.heappush(queue, (following.key, following.arrival, shape, front))
+                self._openings.granted()
+            else:
+                self._failed[waiting.shape] = None
 
     def _serve(self, waiting: Waiting, devices: list[Device]) -> bool:
         """Grant a place, unless whoever has it passes others and it is not its turn to do that."""
@@ -140,41 +150,26 @@ class _Walk:
             _grant(self._turn, waiting, devices)
             self._is_stale = self._shortest is not None
             return True
-        life_ms = MS_MAX if waiting.shape.ttl_ms is None else waiting.shape.ttl_ms
-        passing = (life_ms, waiting.key, waiting.arrival, waiting, devices)
+        passing = (waiting.life_ms, waiting, devices)
         self._shortest = passing if self._shortest is None else min(self._shortest, passing)
         return False
 
 
-def _place(state: State, shape: Shape, able: list[Device]) -> tuple[Waiting, list[Device] | None]:
-    """The first who waits for a shape, and its place."""
-    waiting = state.waitlist.first(shape)
-    assert waiting is not None
-    return waiting, place(shape, _admitted(state, shape, able))
-
-
-def _admitted(state: State, shape: Shape, able: list[Device]) -> list[Device]:
-    reservations = state.reservations
-    if not reservations.by_device:
-        return able
-    return [device for device in able if reservations.admit(shape, device, state.now_ms, state.policy)]
-
-
-def _keep_for(state: State, waiting: Waiting, able: list[Device], before: Reservations) -> None:
+def _keep_for(state: State, waiting: Waiting, before: Reservations) -> None:
     """Somebody has no place: reserve one for it, or, where no time for that is known, see to it that it comes up."""
     policy, kept = state.policy, state.reservations
     if len(kept.first) >= policy.reservations:
         return
     kept.first.append(waiting)
-    unreserved = [device for device in able if device not in kept.by_device] if kept.by_device else able
     mine = before.of(waiting)
-    reservation = reserve(waiting, unreserved, policy, mine)
+    reservation = reserve(waiting, state.rooms, state.outlook.under(policy.lock_delay_ms), kept, mine)
     if reservation is None:
         if kept.unpromised is None:
             if before.unpromised is not waiting and not waiting.starves:
                 state.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, waiting.request.lease_id)
             kept.unpromised = waiting
         if waiting.starves and not kept.drains:
+            unreserved = [device for device in state.candidates(waiting.shape) if device not in kept.by_device]
             reservation = drain(waiting, unreserved, len(state.ledger.devices), mine)
     if reservation is not None:
         kept.add(reservation)

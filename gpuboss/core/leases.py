@@ -145,6 +145,7 @@ def revoke(turn: Turn, event: LeaseRevoked) -> None:
     if event.grace_ms and lease.state in ("held", "idle"):
         lease.yield_by_ms = turn.state.now_ms + event.grace_ms
         lease.yield_set_ms = turn.state.now_ms
+        turn.state.ledger.changes.reschedule(lease)
     happen(turn, lease, "ask_back" if event.grace_ms else "revoke")
 
 
@@ -233,6 +234,7 @@ def _set_end(turn: Turn, lease: Lease, expires_at_ms: int) -> None:
     state = turn.state
     lease.expires_at_ms = expires_at_ms
     lease.expiry_set_ms = state.now_ms
+    state.ledger.changes.reschedule(lease)
     state.timers.set(expires_at_ms, TimerKind.LEASE_EXPIRY, lease.request.lease_id)
     turn.lease_ids.append(lease.request.lease_id)
 

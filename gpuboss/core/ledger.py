@@ -7,15 +7,33 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
 
 from gpuboss.core.lifecycle import State
 from gpuboss.events import DeviceObserved, LeaseGranted, LeaseRequested
+
+MOVES_REMEMBERED = 1024
 
 
 def device_key(node: str, device: str) -> str:
     """How a device is called across nodes: `<node>/cuda:<n>`."""
     return f"{node}/{device}"
+
+
+class Node:
+    """The devices of one host."""
+
+    __slots__ = ("devices", "name", "version")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.devices: list[Device] = []  # in their order
+        self.version = 0  # counts changes of what is free on them, and of when it will be
 
 
 class Device:
@@ -30,11 +48,15 @@ class Device:
         "index",
         "key",
         "leases",
+        "node",
         "observed",
         "reclaiming_mib",
+        "version",
     )
 
-    def __init__(self, observed: DeviceObserved) -> None:
+    def __init__(self, observed: DeviceObserved, node: Node) -> None:
+        self.node = node
+        self.version = 0  # as that of its node, of this device alone
         self.leases: dict[str, Lease] = {}  # by lease_id, in the order in which they were granted
         self.charged_mib = 0
         self.reclaiming_mib = 0  # the part of charged_mib whose leases have ended
@@ -96,34 +118,91 @@ class Lease:
     reload_ms: int = 0
 
 
+class Changes:
+    """What changed, for those who keep what follows from the ledger: each looks at what is new to it."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.changed: dict[Device, None] = {}  # where something else is free than when `Rooms` last looked
+        self.freed: dict[Device, None] = {}  # where there may be more room than when the last grant pass ended
+        self.freed_all = False  # whether that may be so on all devices
+        self.moves = 0  # counts changes of what is free on a node, or of when it will be
+        self._moved: deque[Node] = deque(maxlen=MOVES_REMEMBERED)  # where the last of them were
+        self._nodes = nodes
+
+    def change(self, device: Device) -> None:
+        """Something else is free on a device."""
+        self.changed[device] = None
+        self._move(device)
+
+    def free(self, device: Device) -> None:
+        """More may be free on a device."""
+        self.change(device)
+        self.freed[device] = None
+
+    def reschedule(self, lease: Lease) -> None:
+        """A lease ends at another time than it did: so its devices are free at another time."""
+        for device in lease.devices:
+            self._move(device)
+
+    def forget_freed(self) -> None:
+        """A grant pass has looked who has a place where there is more room now."""
+        self.freed.clear()
+        self.freed_all = False
+
+    def moved_since(self, moves: int) -> Iterable[Node]:
+        """The nodes on which anything changed since there were so many moves; all where that is too long ago."""
+        since = self.moves - moves
+        if since > len(self._moved):
+            return self._nodes
+        return dict.fromkeys(islice(reversed(self._moved), since))
+
+    def _move(self, device: Device) -> None:
+        device.version += 1
+        device.node.version += 1
+        self.moves += 1
+        self._moved.append(device.node)
+
+
 class Ledger:
     """All devices and all leases. A lease is charged on each of its devices until it is gone."""
 
     def __init__(self) -> None:
         self.devices: dict[str, Device] = {}
+        self.nodes: list[Node] = []  # by name
         self.leases: dict[str, Lease] = {}
         self.version = 0  # counts changes of what devices there are and what they could hold
+        self.changes = Changes(self.nodes)
 
     def observe(self, observed: DeviceObserved) -> Device:
         """Add a device, or take over what is new about it."""
         key = device_key(observed.node, observed.device)
         device = self.devices.get(key)
-        self.version += 1
         if device is None:
-            device = self.devices[key] = Device(observed)
+            node = self._node(observed.node)
+            device = self.devices[key] = Device(observed, node)
+            insort(node.devices, device, key=attrgetter("index"))
+            self.version += 1
         else:
+            could_hold = device.capacity_mib, device.observed.uuid
             device.observe(observed)
+            self.version += could_hold != (device.capacity_mib, observed.uuid)
+        self.changes.free(device)
         return device
 
     def forget(self, key: str) -> None:
         """Remove a device. Its leases must be gone."""
         device = self.devices.pop(key)
         assert not device.leases, key
+        device.node.devices.remove(device)
+        if not device.node.devices:
+            self.nodes.remove(device.node)
         self.version += 1
+        self.changes.change(device)
+        self.changes.freed.pop(device, None)
 
     def ordered_devices(self) -> list[Device]:
         """All devices by node and index: the order in which ties are broken."""
-        return sorted(self.devices.values(), key=lambda device: (device.observed.node, device.index))
+        return [device for node in self.nodes for device in node.devices]
 
     def open(self, lease: Lease) -> None:
         """Charge a new lease on its devices."""
@@ -137,12 +216,14 @@ class Ledger:
             )
             assert not (request.exclusive and device.leases), (device.key, device.leases, request)
             device.charge(lease)
+            self.changes.change(device)
         self.leases[request.lease_id] = lease
 
     def reopen(self, lease: Lease) -> None:
         """Charge a lease as a snapshot holds it; its devices may have shrunk since it was granted."""
         for device in lease.devices:
             device.charge(lease)
+            self.changes.change(device)
             if lease.state == "reclaiming":
                 device.reclaiming_mib += lease.request.vram_mib
         self.leases[lease.request.lease_id] = lease
@@ -153,14 +234,25 @@ class Ledger:
         lease.reclaiming_since_ms = now_ms
         for device in lease.devices:
             device.reclaiming_mib += lease.request.vram_mib
+        self.changes.reschedule(lease)
 
     def close(self, lease: Lease) -> None:
         """The lease is gone, its VRAM is free."""
         for device in lease.devices:
-            device.discharge(lease)
+            self._discharge(device, lease)
         del self.leases[lease.request.lease_id]
 
     def detach(self, lease: Lease, device: Device) -> None:
         """The device is gone, and with it this lease's part on it; its other devices stay charged."""
-        device.discharge(lease)
+        self._discharge(device, lease)
         lease.devices = [other for other in lease.devices if other is not device]
+
+    def _discharge(self, device: Device, lease: Lease) -> None:
+        device.discharge(lease)
+        self.changes.free(device)
+
+    def _node(self, name: str) -> Node:
+        at = bisect_left(self.nodes, name, key=attrgetter("name"))
+        if at == len(self.nodes) or self.nodes[at].name != name:
+            self.nodes.insert(at, Node(name))
+        return self.nodes[at]

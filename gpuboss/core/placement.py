@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from itertools import groupby
 from operator import attrgetter
 
+from gpuboss.core.fronts import Wish
 from gpuboss.core.ledger import Device, Ledger
 from gpuboss.core.waitlist import Shape
 
 
-def matches(shape: Shape, device: Device) -> bool:
+def matches(shape: Shape | Wish, device: Device) -> bool:
     """Whether a request of this shape may be on this device at all, however full it is."""
     observed = device.observed
     if shape.node is not None and shape.node != observed.node:
@@ -32,6 +33,17 @@ def candidates(ledger: Ledger, shape: Shape) -> list[Device]:
     if shape.gpus == 1:
         return able
     return [device for group in _by_node(able) if len(group) >= shape.gpus for device in group]
+
+
+def largest_mib(ledger: Ledger, wish: Wish) -> int:
+    """The most that a request with this wish, whatever its size, could ever get of each device."""
+    largest = 0
+    for node in ledger.nodes:
+        if wish.node is None or wish.node == node.name:
+            capacities = sorted([device.capacity_mib for device in node.devices if matches(wish, device)])
+            if len(capacities) >= wish.gpus:
+                largest = max(largest, capacities[-wish.gpus])
+    return largest
 
 
 def why_impossible(ledger: Ledger, shape: Shape) -> str:
@@ -64,7 +76,7 @@ def place(shape: Shape, allowed: Iterable[Device]) -> list[Device] | None:
     if shape.gpus == 1:
         best: Device | None = None
         for device in allowed:
-            if has_room(shape, device) and (best is None or _left_over(device) < _left_over(best)):
+            if has_room(shape, device) and (best is None or left_over(device) < left_over(best)):
                 best = device
         return None if best is None else [best]
     fitting = [device for device in allowed if has_room(shape, device)]
@@ -72,10 +84,10 @@ def place(shape: Shape, allowed: Iterable[Device]) -> list[Device] | None:
     if not nodes:
         return None
     fitting = min(nodes, key=len)  # sorted and min keep the order among equals: nodes and devices come in theirs
-    return sorted(sorted(fitting, key=_left_over)[: shape.gpus], key=attrgetter("index"))
+    return sorted(sorted(fitting, key=left_over)[: shape.gpus], key=attrgetter("index"))
 
 
-def _left_over(device: Device) -> tuple[int, bool]:
+def left_over(device: Device) -> tuple[int, bool]:
     """What is the least is best: the free VRAM (the request takes the same of each), then not being empty."""
     return device.free_mib, not device.leases
 

@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from gpuboss.core.addresses import reply_address, session_member
+from gpuboss.core.fronts import wish_of
 from gpuboss.core.granting import grant_at_once, look_at
 from gpuboss.core.history import Past
 from gpuboss.core.placement import why_impossible
@@ -39,13 +40,13 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
         return
     shape = shape_of(request)
     # While no device is known nothing is impossible: the request waits for the devices to show up.
-    able = state.candidates(shape)
-    if not able and state.ledger.devices and state.recovering_since_ms is None:
+    is_possible = shape.vram_mib <= state.largest_mib(wish_of(shape))
+    if not is_possible and state.ledger.devices and state.recovering_since_ms is None:
         deny(turn, request, "impossible", why_impossible(state.ledger, shape))
         return
     state.arrivals += 1
     state.join_session(request)
-    if not grant_at_once(turn, request, shape, able):
+    if not grant_at_once(turn, request, shape):
         _wait(turn, request, shape)
 
 
@@ -73,7 +74,7 @@ def _wait(turn: Turn, request: LeaseRequested, shape: Shape) -> None:
     wait_until_ms = None if request.wait_ms is None else now_ms + request.wait_ms
     key = queue_key(state.policy, request.priority, now_ms)
     starves_at_ms = now_ms + state.policy.starve_ms
-    waiting = Waiting(request, shape, key, state.arrivals, now_ms, wait_until_ms, starves_at_ms)
+    waiting = Waiting(key, state.arrivals, request, shape, now_ms, wait_until_ms, starves_at_ms)
     if wait_until_ms is not None:
         state.timers.set(wait_until_ms, TimerKind.WAIT_TIMEOUT, request.lease_id)
     turn.lease_ids.append(request.lease_id)
@@ -111,10 +112,13 @@ def deny_impossible(turn: Turn) -> None:
     state = turn.state
     if not state.ledger.devices or state.recovering_since_ms is not None:
         return
-    shapes = [shape for shape in state.waitlist.shapes() if not state.candidates(shape)]
+    most_mib = {wish: state.largest_mib(wish) for wish in state.fronts.wishes()}
+    if all(state.fronts.largest_mib(wish) <= largest_mib for wish, largest_mib in most_mib.items()):
+        return
+    shapes = [shape for shape in state.waitlist.shapes() if shape.vram_mib > most_mib[wish_of(shape)]]
     doomed = [waiting for shape in shapes for waiting in state.waitlist.of_shape(shape)]
     # In the order of the queue: that of the shapes is another after a restart from a snapshot.
-    for waiting in sorted(doomed, key=lambda waiting: (waiting.key, waiting.arrival)):
+    for waiting in sorted(doomed):
         end_waiting(turn, waiting, "impossible", why_impossible(state.ledger, waiting.shape))
 
 

@@ -8,13 +8,15 @@ only who waited for `starve_ms` may have devices closed for everybody else until
 
 from __future__ import annotations
 
-from itertools import groupby
+from operator import itemgetter
 
 from msgspec import Struct
 
-from gpuboss.core.ledger import Device, Lease
-from gpuboss.core.placement import has_room, nearest
-from gpuboss.core.waitlist import Shape, Waiting
+from gpuboss.core.ledger import Device, Lease, Node
+from gpuboss.core.outlook import Outlook, end_ms
+from gpuboss.core.placement import has_room, matches, nearest
+from gpuboss.core.rooms import Rooms
+from gpuboss.core.waitlist import NEVER_MS, Shape, Waiting
 from gpuboss.events import PolicySet
 
 
@@ -37,20 +39,25 @@ class Reservations:
     def __init__(self) -> None:
         self.in_order: list[Reservation] = []
         self.by_device: dict[Device, Reservation] = {}
+        self.nodes: dict[Node, None] = {}  # of these devices, and perhaps of others that were
         self.first: list[Waiting] = []  # those for whom something may be kept: the first who have no place
         self.unpromised: Waiting | None = None  # the first of them for whom no time could be reserved
+        self.let_go: list[Device] = []  # what was kept for those of them who are over by now
+        self.is_whole = True  # whether none of them is over: else another of its shape may come before the others
 
     def add(self, reservation: Reservation) -> None:
         """One more, behind the others."""
         self.in_order.append(reservation)
         for device in reservation.devices:
             self.by_device[device] = reservation
+            self.nodes[device.node] = None
 
     def drop(self, waiting: Waiting) -> bool:
         """Keep nothing for a request any more, which is over. False if it is none of those for whom anything may be."""
         if waiting not in self.first:
             return False
         self.first.remove(waiting)
+        self.is_whole = False
         if self.unpromised is waiting:
             self.unpromised = None
         mine = self.of(waiting)
@@ -58,21 +65,31 @@ class Reservations:
             self.in_order.remove(mine)
             for device in mine.devices:
                 del self.by_device[device]
+            self.let_go += mine.devices
         return True
 
-    def lendable_mib(self, devices: list[Device]) -> tuple[int, int]:
-        """The largest that could be admitted on one of the devices, with an end and without one; none may be."""
-        with_end_mib = without_mib = 0
-        for device in devices:
-            reservation = self.by_device.get(device)
-            free_mib = device.free_mib
-            if reservation is None:
-                with_end_mib, without_mib = max(with_end_mib, free_mib), max(without_mib, free_mib)
-            elif reservation.start_ms is not None:
-                extra_mib = reservation.extra_mib[reservation.devices.index(device)]
-                with_end_mib = max(with_end_mib, free_mib)
-                without_mib = max(without_mib, min(free_mib, extra_mib))
-        return with_end_mib, without_mib
+    def terms(self, device: Device, now_ms: int, policy: PolicySet) -> tuple[int, int]:
+        """How long what is free on a device may be lent, and how much of it (MiB) for ever."""
+        reservation = self.by_device.get(device)
+        if reservation is None:
+            return NEVER_MS, device.free_mib
+        if reservation.start_ms is None:
+            return -1, 0
+        extra_mib = reservation.extra_mib[reservation.devices.index(device)]
+        return reservation.start_ms - now_ms - policy.lock_delay_ms, extra_mib
+
+    def loosened(self, before: Reservations) -> list[Device]:
+        """The devices that may admit whom they did not admit as they were reserved before."""
+        loosened = list(before.let_go)
+        for device, was in before.by_device.items():
+            now = self.by_device.get(device)
+            if now is None or was.start_ms is None:
+                loosened.append(device)
+            elif now.start_ms is not None:
+                extra_mib, was_mib = (each.extra_mib[each.devices.index(device)] for each in (now, was))
+                if now.start_ms > was.start_ms or extra_mib > was_mib:
+                    loosened.append(device)
+        return loosened
 
     @property
     def drains(self) -> bool:
@@ -105,7 +122,7 @@ class Reservations:
 
     def voided_by(self, lease: Lease, expires_at_ms: int, policy: PolicySet) -> Reservation | None:
         """The reservation that would be voided if a lease ended that much later; None if none would."""
-        before_ms = end_ms(lease, policy)
+        before_ms = end_ms(lease, policy.lock_delay_ms)
         for device in lease.devices:
             reservation = self.by_device.get(device)
             if reservation is None or before_ms is None or expires_at_ms + policy.lock_delay_ms <= before_ms:
@@ -123,32 +140,97 @@ class Reservations:
         return None
 
 
+class ClosedTo(Struct, gc=False):
+    """The devices that do not admit a lease of one shape that began now."""
+
+    reservations: Reservations
+    shape: Shape
+    now_ms: int
+    policy: PolicySet
+
+    @property
+    def nodes(self) -> dict[Node, None]:
+        """Where they are."""
+        return self.reservations.nodes
+
+    def __contains__(self, device: object, /) -> bool:
+        reservations = self.reservations
+        if device not in reservations.by_device:
+            return False
+        assert isinstance(device, Device)
+        return not reservations.admit(self.shape, device, self.now_ms, self.policy)
+
+
 def reserve(
-    waiting: Waiting, allowed: list[Device], policy: PolicySet, before: Reservation | None = None
+    waiting: Waiting, rooms: Rooms, outlook: Outlook, kept: Reservations, before: Reservation | None = None
 ) -> Reservation | None:
-    """The devices of one node, out of `allowed` (in their order), on which a request can start earliest; None where
-    no end of leases makes it fit. Of equally early ones those that were reserved `before`, so that what others were
-    told of their own starts holds; else those on which least is left over."""
+    """The devices of one node, out of those that are not `kept` for anybody, on which a request can start earliest;
+    None where no end of leases makes it fit. Of equally early ones those that were reserved `before`, so that what
+    others were told of their own starts holds; else those on which least is left over."""
     shape = waiting.shape
-    best: tuple[int, int, list[Device]] | None = None
-    for _, group in groupby(allowed, key=lambda device: device.observed.node):
-        dated = [(start_ms, device) for device in group if (start_ms := _fits_ms(shape, device, policy)) is not None]
-        if len(dated) < shape.gpus:
-            continue
-        start_ms = sorted(start_ms for start_ms, _ in dated)[shape.gpus - 1]
-        if best is not None and start_ms > best[0]:
-            continue
-        able = [(_left_over_mib(shape, d, start_ms, policy), d.index, d) for at_ms, d in dated if at_ms <= start_ms]
-        chosen = sorted(able, key=lambda each: each[:2])[: shape.gpus]
-        over_mib = sum(each[0] for each in chosen)
-        if best is None or (start_ms, over_mib) < best[:2]:
-            best = (start_ms, over_mib, [each[2] for each in chosen])
-    if best is None:
+    start_ms, places = _earliest(shape, rooms, outlook, kept)
+    if start_ms == NEVER_MS:
         return None
-    start_ms, _, devices = best
-    if before is not None and _all_fit_by(start_ms, shape, before.devices, allowed, policy):
-        devices = before.devices
-    return Reservation(waiting, devices, start_ms, [_left_over_mib(shape, d, start_ms, policy) for d in devices])
+    devices = [] if before is None else before.devices
+    if len(devices) < shape.gpus or not all(_stays(device, start_ms, shape, kept, outlook) for device in devices):
+        devices = min((_closest(start_ms, shape, place, outlook) for place in places), key=itemgetter(0))[1]
+    return Reservation(waiting, devices, start_ms, [outlook.left_over_mib(shape, d, start_ms) for d in devices])
+
+
+def _earliest(shape: Shape, rooms: Rooms, outlook: Outlook, kept: Reservations) -> tuple[int, list[list[Device]]]:
+    """When a request can start at the earliest, and, of each node on which it can by then, the devices that it may
+    have there."""
+    if shape.device is not None:
+        return _earliest_named(shape, rooms.named(shape), outlook, kept)
+    nodes = rooms.nodes(shape)
+    starts_ms = outlook.starts_ms(shape, nodes)
+    allowed_on: dict[Node, list[Device]] = {}
+    for node in kept.nodes:
+        at = outlook.place_of(shape, node)
+        if at is not None:
+            allowed = allowed_on[node] = [device for device in node.devices if device not in kept.by_device]
+            starts_ms[at] = _start_ms(shape, allowed, outlook)
+    first_ms = min(starts_ms, default=NEVER_MS)
+    earliest = [node for node, start_ms in zip(nodes, starts_ms, strict=True) if start_ms == first_ms]
+    return first_ms, [allowed_on.get(node, node.devices) for node in earliest]
+
+
+def _earliest_named(
+    shape: Shape, named: list[Device], outlook: Outlook, kept: Reservations
+) -> tuple[int, list[list[Device]]]:
+    """The same for a request that names its device."""
+    on: dict[Node, list[Device]] = {}
+    for device in named:
+        if device not in kept.by_device:
+            on.setdefault(device.node, []).append(device)
+    places = list(on.values())
+    starts_ms = [_start_ms(shape, place, outlook) for place in places]
+    first_ms = min(starts_ms, default=NEVER_MS)
+    return first_ms, [place for place, start_ms in zip(places, starts_ms, strict=True) if start_ms == first_ms]
+
+
+def _start_ms(shape: Shape, allowed: list[Device], outlook: Outlook) -> int:
+    found = [ms for device in allowed if (ms := outlook.device_fits_ms(shape, device)) is not None]
+    return sorted(found)[shape.gpus - 1] if len(found) >= shape.gpus else NEVER_MS
+
+
+def _closest(start_ms: int, shape: Shape, allowed: list[Device], outlook: Outlook) -> tuple[int, list[Device]]:
+    """The devices of one node on which least is left over at a start, and how much that is."""
+    able = [device for device in allowed if _fits_by(start_ms, shape, device, outlook)]
+    over_mib = sorted((outlook.left_over_mib(shape, device, start_ms), device.index, device) for device in able)
+    chosen = over_mib[: shape.gpus]
+    return sum(each[0] for each in chosen), [each[2] for each in chosen]
+
+
+def _fits_by(at_ms: int, shape: Shape, device: Device, outlook: Outlook) -> bool:
+    ms = outlook.device_fits_ms(shape, device)
+    return ms is not None and ms <= at_ms
+
+
+def _stays(device: Device, at_ms: int, shape: Shape, kept: Reservations, outlook: Outlook) -> bool:
+    """Whether a request still can have a device that it had reserved, and by then."""
+    there = device not in kept.by_device and device in device.node.devices
+    return there and matches(shape, device) and _fits_by(at_ms, shape, device, outlook)
 
 
 def drain(waiting: Waiting, unreserved: list[Device], devices: int, before: Reservation | None) -> Reservation | None:
@@ -156,7 +238,7 @@ def drain(waiting: Waiting, unreserved: list[Device], devices: int, before: Rese
     target that moved could do so for ever. What has room already is closed at once, and of what has not a quarter of
     all `devices` at a time. None if there are too few."""
     shape = waiting.shape
-    healthy = [device for device in unreserved if device.healthy]
+    healthy = {device: None for device in unreserved if device.healthy}
     target = [] if before is None else before.target
     if not target or any(device not in healthy for device in target):
         target = nearest(shape, healthy) or []
@@ -164,49 +246,3 @@ def drain(waiting: Waiting, unreserved: list[Device], devices: int, before: Rese
     left_open = lacking[max(1, devices // 4) :]
     closed = [device for device in target if device not in left_open]
     return Reservation(waiting, closed, None, [0] * len(closed), target=target) if target else None
-
-
-def end_ms(lease: Lease, policy: PolicySet) -> int | None:
-    """When a lease's VRAM is back at the latest, going by what binds its holder; None if nothing does."""
-    if lease.reclaiming_since_ms is not None:
-        return lease.reclaiming_since_ms + policy.lock_delay_ms
-    ends = [ms for ms in (lease.expires_at_ms, lease.yield_by_ms) if ms is not None]
-    return min(ends) + policy.lock_delay_ms if ends else None
-
-
-def _fits_ms(shape: Shape, device: Device, policy: PolicySet) -> int | None:
-    """When one part of a request fits on a device, if nothing else is begun there: 0 if it does now, None if never."""
-    if not device.healthy:
-        return None
-    if has_room(shape, device):
-        return 0
-    lacking_mib = shape.vram_mib - device.free_mib
-    exclusive = device.exclusive_leases
-    ends = [(ms, lease) for lease in device.leases.values() if (ms := end_ms(lease, policy)) is not None]
-    ends.sort(key=lambda each: each[0])
-    for number, (ms, lease) in enumerate(ends, start=1):
-        lacking_mib -= lease.request.vram_mib
-        exclusive -= lease.request.exclusive
-        empty = number == len(device.leases)
-        if lacking_mib <= 0 and not exclusive and (empty or not shape.exclusive):
-            return ms
-    return None
-
-
-def _all_fit_by(at_ms: int, shape: Shape, devices: list[Device], allowed: list[Device], policy: PolicySet) -> bool:
-    """Whether a request still can have these devices, and all of them by then."""
-    if len(devices) < shape.gpus or any(device not in allowed for device in devices):
-        return False
-    return all((ms := _fits_ms(shape, device, policy)) is not None and ms <= at_ms for device in devices)
-
-
-def _left_over_mib(shape: Shape, device: Device, start_ms: int, policy: PolicySet) -> int:
-    """What is free beside one part of a request at its start; an exclusive one leaves nothing."""
-    if shape.exclusive:
-        return 0
-    back_mib = 0
-    for lease in device.leases.values():
-        ms = end_ms(lease, policy)
-        if ms is not None and ms <= start_ms:
-            back_mib += lease.request.vram_mib
-    return device.free_mib + back_mib - shape.vram_mib

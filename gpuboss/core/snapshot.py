@@ -257,7 +257,9 @@ def _load_kept(state: State, snapshot: _Snapshot) -> None:
         devices, target = _devices(state, each.devices), _devices(state, each.target)
         kept.add(Reservation(by_id[each.lease_id], devices, each.start_ms, each.extra_mib, each.promised_ms, target))
     kept.first = [by_id[lease_id] for lease_id in snapshot.first]
+    kept.is_whole = False  # whether it was is not written
     state.look_is_due = snapshot.look_is_due
+    state.ledger.changes.freed_all = True  # what changed since the last pass is not written
     if snapshot.unpromised is not None:
         waiting = kept.unpromised = by_id[snapshot.unpromised]
         if not waiting.starves:

@@ -8,14 +8,16 @@ from msgspec import Struct
 
 from gpuboss.core import placement
 from gpuboss.core.addresses import session_member
-from gpuboss.core.fronts import Fronts
+from gpuboss.core.fronts import Fronts, Wish
 from gpuboss.core.history import Memory, Past
 from gpuboss.core.inputs import NO_INPUTS, chained
 from gpuboss.core.ledger import Device, Ledger
+from gpuboss.core.outlook import Outlook
 from gpuboss.core.policy import DEFAULT_POLICY
 from gpuboss.core.reservations import Reservations
+from gpuboss.core.rooms import Rooms
 from gpuboss.core.timers import Timer, TimerKind, Timers
-from gpuboss.core.waitlist import Shape, Waitlist
+from gpuboss.core.waitlist import Shape, Waiting, Waitlist
 from gpuboss.events import Decision, LeaseRequested, PolicySet
 
 SHAPES_REMEMBERED = 4096
@@ -38,8 +40,10 @@ class State:
         self.recovering_since_ms: int | None = None  # when it was seen that entries of the log are gone
         self.arrivals = 0
         self.ledger = Ledger()
-        self.waitlist = Waitlist()
+        self.rooms = Rooms(self.ledger)
+        self.outlook = Outlook(self.ledger)
         self.fronts = Fronts()
+        self.waitlist = Waitlist(self.fronts.follow)
         self.reservations = Reservations()  # as the last pass made them
         self.look_is_due = False  # whether the last entry left it to the next to look who may have a place
         self.timers = Timers()
@@ -47,6 +51,7 @@ class State:
         self.sessions: dict[str, dict[str, None]] = {}  # member -> its lease_ids, in their order
         self.lost_sessions: Memory[None] = Memory()  # by member
         self._candidates: dict[Shape, list[Device]] = {}
+        self._largest_mib: dict[Wish, int] = {}
         self._candidates_version = 0
 
     @property
@@ -57,14 +62,27 @@ class State:
         return self.recovering_since_ms + self.policy.session_ttl_ms + self.policy.lock_delay_ms
 
     def candidates(self, shape: Shape) -> list[Device]:
-        """`placement.candidates`, remembered until the devices change: a queue asks for the same few shapes."""
-        if self._candidates_version != self.ledger.version or len(self._candidates) > SHAPES_REMEMBERED:
-            self._candidates.clear()
-            self._candidates_version = self.ledger.version
+        """`placement.candidates`, remembered until the devices change: people ask for the same few shapes."""
+        self._forget_candidates()
         able = self._candidates.get(shape)
         if able is None:
             able = self._candidates[shape] = placement.candidates(self.ledger, shape)
         return able
+
+    def largest_mib(self, wish: Wish) -> int:
+        """`placement.largest_mib`, remembered until the devices change."""
+        self._forget_candidates()
+        largest_mib = self._largest_mib.get(wish)
+        if largest_mib is None:
+            largest_mib = self._largest_mib[wish] = placement.largest_mib(self.ledger, wish)
+        return largest_mib
+
+    def _forget_candidates(self) -> None:
+        remembered = max(len(self._candidates), len(self._largest_mib))
+        if self._candidates_version != self.ledger.version or remembered > SHAPES_REMEMBERED:
+            self._candidates.clear()
+            self._largest_mib.clear()
+            self._candidates_version = self.ledger.version
 
     def join_session(self, request: LeaseRequested) -> None:
         """Note that a session's life now decides over this lease_id."""
@@ -131,7 +149,7 @@ class Told(Struct, frozen=True, gc=False):
 class Turn:
     """What one entry of the log does: the decisions it leads to, and whose projections change."""
 
-    __slots__ = ("cause", "devices", "lease_ids", "look", "looks_later", "shown", "state", "told")
+    __slots__ = ("cause", "devices", "lease_ids", "look", "looks_later", "newcomer", "shown", "state", "told")
 
     def __init__(self, state: State, cause: str) -> None:
         self.state = state
@@ -142,6 +160,7 @@ class Turn:
         self.shown: list[str] = []  # of leases that have to be shown, also where nothing of them is shown now
         self.look = state.look_is_due  # whether somebody who waits may have a place now
         self.looks_later = False  # whether that is left to the next entry
+        self.newcomer: Waiting | None = None  # who joined the queue, and was not looked at
 
     def tell(self, decision: Decision, address: str | None) -> None:
         """Decide something."""

@@ -1,19 +1,24 @@
 """The requests that wait: a heap for each shape, so that nothing ever walks the queue.
 
 Requests of one shape (size, device, node, number, exclusiveness, life) fit in the same places at the same time; if
-the first of them fits nowhere, none of them does.
+the first of them fits nowhere, none of them does. So of each shape only the first is looked for, in `Fronts`.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from msgspec import Struct
+from msgspec.structs import force_setattr
+
 from gpuboss.events import LeaseRequested
+from gpuboss.fields import MS_MAX
 
 GONE_MIN = 1_000  # of those that are gone, so many are always borne in the heaps
+NAMES_MAX = 100_000  # so many are known at a time, so that others can share them
+NEVER_MS = MS_MAX + 1  # the life of who has no end: longer than any
 
 
 class Shape(NamedTuple):
@@ -34,44 +39,65 @@ def shape_of(request: LeaseRequested) -> Shape:
     return tuple.__new__(Shape, fields)
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """One waiting request. `key` and then `arrival`, its number in the log, place it in the queue."""
+class Waiting(Struct, order=True, gc=False):
+    """One waiting request. `key` and then `arrival`, its number in the log, place it in the queue: in that order two of
+    them compare, so that they stand in heaps by themselves, without a tuple each."""
 
-    request: LeaseRequested
-    shape: Shape
     key: int
     arrival: int
+    request: LeaseRequested
+    shape: Shape
     requested_at_ms: int
     wait_until_ms: int | None
     starves_at_ms: int
     starves: bool = False  # it waited so long that devices may be drained for it
     gone: bool = False
+    is_first: bool = False  # of its shape
+    is_found: bool = False  # it stands in `Fronts`
+
+    def __hash__(self) -> int:
+        return self.arrival
+
+    @property
+    def life_ms(self) -> int:
+        """How long its lease will last."""
+        ttl_ms = self.shape.ttl_ms
+        return NEVER_MS if ttl_ms is None else ttl_ms
+
+
+Follow = Callable[[Waiting | None, Waiting | None], None]  # who was the first of a shape, and who is
 
 
 class Waitlist:
     """All waiting requests, by id and by shape. Removal is lazy: a heap drops the gone when they come up."""
 
-    def __init__(self) -> None:
+    def __init__(self, follow: Follow) -> None:
+        """`follow` is told whenever somebody else is the first of a shape."""
         self.by_id: dict[str, Waiting] = {}
+        self._follow = follow
         self._of_service: dict[str, int] = {}  # how many wait, of those of whom anybody does
-        self._heaps: dict[Shape, list[tuple[int, int, Waiting]]] = {}
-        self._changed: dict[Shape, None] = {}  # shapes that have another first than when they were last taken
+        self._heaps: dict[Shape, Waiting | list[Waiting]] = {}  # most shapes have one who waits for it, and no heap
         self._gone = 0  # how many in the heaps are
+        self._names: dict[str, str] = {}
 
     def add(self, waiting: Waiting) -> bool:
         """Queue a request. True if it is now the first of its shape, so that a place for it must be looked for."""
-        heap = self._heaps.get(waiting.shape)
-        if heap is None:
-            heap = self._heaps[waiting.shape] = []
-        heapq.heappush(heap, (waiting.key, waiting.arrival, waiting))
+        self._share_names(waiting.request)
         self.by_id[waiting.request.lease_id] = waiting
         service = waiting.request.service
         self._of_service[service] = self._of_service.get(service, 0) + 1
-        is_first = self._first(heap) is waiting
-        if is_first:
-            self._changed[waiting.shape] = None
-        return is_first
+        heap = self._heaps.get(waiting.shape)
+        if heap is None:
+            self._heaps[waiting.shape] = waiting
+            self._follow(None, waiting)
+            return True
+        if not isinstance(heap, list):
+            heap = self._heaps[waiting.shape] = [heap]
+        was = heap[0]
+        heapq.heappush(heap, waiting)
+        if heap[0] is waiting:
+            self._follow(was, waiting)
+        return waiting.is_first
 
     def remove(self, waiting: Waiting) -> None:
         """Take a request out: it was granted, or it is over."""
@@ -81,12 +107,16 @@ class Waitlist:
         self._of_service[service] -= 1
         if not self._of_service[service]:
             del self._of_service[service]
-        self._gone += 1
         heap = self._heaps[waiting.shape]
-        if heap[0][2] is waiting:
-            self._changed[waiting.shape] = None
-        if self._first(heap) is None:
+        if isinstance(heap, list):
+            self._gone += 1
+            first = self._first(heap)
+        else:
+            first = None
+        if first is None:
             del self._heaps[waiting.shape]
+        if waiting.is_first:
+            self._follow(waiting, first)
         if self._gone > len(self.by_id) + GONE_MIN:
             self._drop_gone()
 
@@ -97,13 +127,7 @@ class Waitlist:
     def first(self, shape: Shape) -> Waiting | None:
         """The first waiting request of a shape."""
         heap = self._heaps.get(shape)
-        return None if heap is None else self._first(heap)
-
-    def take_changed(self) -> list[Shape]:
-        """The shapes that have another first, or have one, or none, since this was last asked."""
-        changed = list(self._changed)
-        self._changed.clear()
-        return changed
+        return heap[0] if isinstance(heap, list) else heap
 
     def shapes(self) -> Iterator[Shape]:
         """The shapes that somebody waits for."""
@@ -111,21 +135,32 @@ class Waitlist:
 
     def of_shape(self, shape: Shape) -> list[Waiting]:
         """All who wait for a shape, in the order of the queue. Walks them: for events that are rare."""
-        return [waiting for _, _, waiting in sorted(self._heaps.get(shape, [])) if not waiting.gone]
+        heap = self._heaps.get(shape, [])
+        return sorted(each for each in heap if not each.gone) if isinstance(heap, list) else [heap]
 
     def in_order(self) -> list[Waiting]:
         """The whole queue in its order. Walks it: for people, not for decisions."""
-        return sorted(self.by_id.values(), key=lambda waiting: (waiting.key, waiting.arrival))
+        return sorted(self.by_id.values())
+
+    def _share_names(self, request: LeaseRequested) -> None:
+        """Have those who wait share the names that they have in common: of a million requests they would be 150 MB."""
+        if len(self._names) >= NAMES_MAX:
+            self._names.clear()
+        for name in ("service", "session"):
+            own = getattr(request, name)
+            if own is not None:
+                force_setattr(request, name, self._names.setdefault(own, own))
 
     def _drop_gone(self) -> None:
         """Whoever asks and takes back, behind one who waits for ever, would fill the heaps without end."""
         for heap in self._heaps.values():
-            heap[:] = [entry for entry in heap if not entry[2].gone]
-            heapq.heapify(heap)
+            if isinstance(heap, list):
+                heap[:] = [each for each in heap if not each.gone]
+                heapq.heapify(heap)
         self._gone = 0
 
-    def _first(self, heap: list[tuple[int, int, Waiting]]) -> Waiting | None:
-        while heap and heap[0][2].gone:
+    def _first(self, heap: list[Waiting]) -> Waiting | None:
+        while heap and heap[0].gone:
             heapq.heappop(heap)
             self._gone -= 1
-        return heap[0][2] if heap else None
+        return heap[0] if heap else None

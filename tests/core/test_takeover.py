@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuboss.core import granting, machine, placement, snapshot, takeover, verification
+from gpuboss.core import granting, machine, snapshot, takeover, verification
 from gpuboss.core.ledger import Device
-from gpuboss.core.placement import place
 from gpuboss.core.reservations import Reservations
+from gpuboss.core.rooms import Rooms
 from gpuboss.core.state import State
 from gpuboss.core.takeover import NewerCore
 from gpuboss.core.verification import Verifier
@@ -23,6 +23,8 @@ from tests.core.scenario import SERVICE, Entry, Log, Scenario, fold, padded
 from tests.core.test_checkpoints import forged_in
 from tests.core.test_determinism import busy_log
 from tests.core.traffic import Traffic
+
+BEST = Rooms.best
 
 
 @pytest.fixture
@@ -109,11 +111,11 @@ def story(newer: None, monkeypatch: pytest.MonkeyPatch) -> Heir:
     given.write(LeaseRequested(padded("tail"), SERVICE, 1_000))
     given.write(LeaseReleased(padded("nobody"), SERVICE))
 
-    def elsewhere(shape: Shape, devices: Iterable[Device]) -> list[Device] | None:
-        return place(shape, [device for device in devices if device.index or shape.device])
+    def elsewhere(rooms: Rooms, shape: Shape, closed: Container[Device]) -> list[Device]:
+        return [d for d in rooms.named(shape) if d not in closed and (d.index or shape.device)]
 
     cursor = given.leaves()
-    monkeypatch.setattr(granting, "place", elsewhere)
+    monkeypatch.setattr(Rooms, "best", elsewhere)
     given.happens(SchedulerElected("newer", "1", 2, "log-1", cursor=cursor))
     given.request("new", 8_192)
     given.release("old")
@@ -177,7 +179,7 @@ def test_rules_never_go_on_where_newer_ones_decided(story: Heir, monkeypatch: py
         monkeypatch.setattr(module, "CORE_VERSION", 1)
     with pytest.raises(NewerCore, match="2"):
         verify(story.entries)
-    monkeypatch.setattr(granting, "place", place)
+    monkeypatch.setattr(Rooms, "best", BEST)
     assert verify(story.entries[: at_election(story.entries)]).divergences == []
 
 
@@ -188,7 +190,7 @@ def test_what_others_let_wait_was_decided(monkeypatch: pytest.MonkeyPatch) -> No
     given.request("old", 8_192)
     given.request("waits", 24_576)
     cursor = given.leaves()
-    monkeypatch.setattr(placement, "candidates", lambda ledger, shape: [])
+    monkeypatch.setattr(State, "largest_mib", lambda state, wish: 0)
     given.happens(SchedulerElected("newer", "1", 2, "log-1", cursor=cursor))
     assert given.request("new", 1) == ["denied new: impossible"]
     verifier = verify(given.entries)

@@ -10,6 +10,7 @@ from typing import Any
 
 from gpuboss.core import granting, machine
 from gpuboss.core.placement import place
+from gpuboss.core.rooms import Rooms
 
 CORE = 2
 
@@ -20,8 +21,14 @@ def place_widely(shape: Any, devices: Any) -> Any:
     return max(able, key=lambda found: (found[0].free_mib, found[0].key), default=None)
 
 
+def all_rooms(rooms: Rooms, shape: Any, closed: Any) -> Any:
+    """Every device on which it may be: the rule chooses among them."""
+    return [device for device in rooms.named(shape) if device not in closed]
+
+
 machine.CORE_VERSION = CORE
 granting.__dict__["place"] = place_widely
+setattr(Rooms, "best", all_rooms)  # noqa: B010
 
 if __name__ == "__main__":
     from gpuboss_scheduler.__main__ import main

@@ -96,7 +96,7 @@ def _without_deduplication(bindings: Bindings) -> None:
         shape = shape_of(request)
         state.arrivals += 1
         state.join_session(request)
-        if not grant_at_once(turn, request, shape, state.candidates(shape)):
+        if not grant_at_once(turn, request, shape):
             requests._wait(turn, request, shape)
 
     bindings.put(requests, "_ask_again", ask)

@@ -1,0 +1,141 @@
+"""Where there may be room that there was not when the last grant pass ended, and who of those who wait could use it.
+
+After a pass nobody who waits has a place. So in the next only those can have one who could be on a device on which
+something became free, or that is reserved less strictly than it was.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+from gpuboss.core.fronts import Wish
+from gpuboss.core.ledger import Device
+from gpuboss.core.placement import matches
+from gpuboss.core.reservations import Reservations
+from gpuboss.core.tournament import Lendable, Search
+from gpuboss.core.waitlist import NEVER_MS, Waiting
+
+if TYPE_CHECKING:
+    from gpuboss.core.state import State
+
+
+_Terms = tuple[int, int, int]
+
+
+class Openings:
+    """The devices on which there may be room, and the searches for those who could use it."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        ledger = state.ledger
+        self._devices = dict.fromkeys(ledger.ordered_devices() if ledger.changes.freed_all else ledger.changes.freed)
+        self._found: list[tuple[Waiting, int, _Searching]] = []  # a heap: the next of each search
+        self._taken: _Searching | None = None  # the search of which the last was taken
+        self._grants = 0
+
+    def reserved_anew(self, before: Reservations) -> None:
+        """All is reserved now: some devices may be reserved less strictly than they were before."""
+        devices = self._state.ledger.devices
+        for device in self._state.reservations.loosened(before):
+            if devices.get(device.key) is device:
+                self._devices[device] = None
+
+    def search(self, newcomer: Waiting | None) -> None:
+        """Begin with the first of all. The newcomer was not there when the last pass ended."""
+        self._found, self._taken = [], None
+        if newcomer is not None and not newcomer.gone:
+            self._found.append((newcomer, -1, _Searching(None, -1)))
+        rooms, fronts = self._state.rooms, self._state.fronts
+        wishes: dict[Wish, None] = {}
+        for device in self._devices:
+            for wish in fronts.wishes_of(device.observed):
+                if wish not in wishes and fronts.least_mib[wish] <= rooms.common_mib(wish, device):
+                    wishes[wish] = None
+        for number, wish in enumerate(wishes):
+            self._go_on(_Searching(wish, number))
+
+    def next(self) -> Waiting | None:
+        """The next who could be on one of the devices, as far as can be said without looking for its place."""
+        if self._taken is not None:
+            self._go_on(self._taken)
+        if not self._found:
+            return None
+        waiting, _, self._taken = heapq.heappop(self._found)
+        return waiting
+
+    def granted(self) -> None:
+        """The last who was found was granted a place."""
+        self._grants += 1
+
+    def _go_on(self, searching: _Searching) -> None:
+        """Find the next. What could be lent is looked up again only behind a grant: there may be less, never more."""
+        if searching.wish is None:
+            return
+        if searching.search is None or searching.grants != self._grants:
+            searching.grants = self._grants
+            lendable = self._lendable(searching.wish)
+            searching.search = Search(self._state.fronts.tree, self._state.fronts.root(searching.wish), lendable)
+        waiting = searching.search.next()
+        if waiting is not None:
+            heapq.heappush(self._found, (waiting, searching.number, searching))
+
+    def _lendable(self, wish: Wish) -> list[Lendable]:
+        """What of the devices could be lent to somebody with a wish: of several devices, what each of them has."""
+        named = self._state.rooms.named(wish)
+        if len(named) < len(self._devices):
+            devices = [device for device in named if device in self._devices]
+        else:
+            devices = [device for device in self._devices if matches(wish, device)]
+        lendable: list[Lendable] = []
+        if wish.gpus == 1:
+            for device in devices:
+                lendable += _together(self._terms([device], wish), 1)
+        else:
+            for node in dict.fromkeys(device.node for device in devices):
+                lendable += _together(self._terms(node.devices, wish), wish.gpus)
+        if len(lendable) < 2:
+            return lendable
+        most, most_mib = list[Lendable](), 0
+        for vram_mib, most_ms in sorted(lendable, key=lambda each: (-each[1], -each[0])):
+            if vram_mib > most_mib:
+                most_mib = vram_mib
+                most.append((vram_mib, most_ms))
+        return most
+
+    def _terms(self, devices: list[Device], wish: Wish) -> list[_Terms]:
+        """How long what is free on each device may be lent, how much that is, and how much of it for ever."""
+        reservations = self._state.reservations
+        terms: list[_Terms] = []
+        for device in devices:
+            if device.healthy and not device.exclusive and not (wish.exclusive and device.leases):
+                if device in reservations.by_device:
+                    most_ms, extra_mib = reservations.terms(device, self._state.now_ms, self._state.policy)
+                    terms.append((most_ms, device.free_mib, 0 if wish.exclusive else min(device.free_mib, extra_mib)))
+                else:
+                    terms.append((NEVER_MS, device.free_mib, 0))
+        return terms
+
+
+def _together(terms: list[_Terms], gpus: int) -> list[Lendable]:
+    """What so many devices have in common, by how long it may be lent."""
+    if len(terms) < gpus:
+        return []
+    together = []
+    for most_ms in dict.fromkeys([NEVER_MS, *[ms for ms, _, _ in terms]]):
+        mib = sorted([free_mib if ms >= most_ms else extra_mib for ms, free_mib, extra_mib in terms])
+        if mib[-gpus] > 0:
+            together.append((mib[-gpus], most_ms))
+    return together
+
+
+class _Searching:
+    """A search for those with one wish (None: for nobody), and how many grants there were when it was begun."""
+
+    __slots__ = ("grants", "number", "search", "wish")
+
+    def __init__(self, wish: Wish | None, number: int) -> None:
+        self.wish = wish
+        self.number = number
+        self.search: Search | None = None
+        self.grants = 0

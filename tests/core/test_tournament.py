@@ -1,0 +1,99 @@
+"""Whoever joins and leaves: a search finds all to whom something may be lent, in the order of the queue."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from gpuboss.core.fronts import Fronts, wish_of
+from gpuboss.core.tournament import ANYTHING, Lendable, Search, Tournament
+from gpuboss.core.waitlist import NEVER_MS, Waiting, Waitlist, shape_of
+from gpuboss.events import LeaseRequested
+
+SIZES_MIB = (1, 2, 15, 16, 17, 255, 256, 4_096, 4_097, 81_920, 16_777_216)
+LIVES_MS = (None, 1, 2, 3, 7, 1_000, 1_001, 1_023, 1_024, 60_000, 2**53 - 1)
+WISHES = (("cuda:0", None, 1), (None, None, 1), (None, "alpha", 2), (None, None, 8))
+
+
+def someone(draw: random.Random, number: int) -> Waiting:
+    """Somebody who joins the queue, of whatever shape and class."""
+    device, node, gpus = draw.choice(WISHES)
+    request = LeaseRequested(
+        f"lease-{number:06}",
+        "imajin",
+        draw.choice(SIZES_MIB),
+        device=device,
+        node=node,
+        gpus=gpus,
+        exclusive=draw.random() < 0.2,
+        ttl_ms=draw.choice(LIVES_MS) if draw.random() < 0.7 else draw.randint(1, 5_000),
+    )
+    return Waiting(draw.randrange(50), number, request, shape_of(request), 0, None, 0)
+
+
+def found_by(search: Search) -> list[Waiting]:
+    """All whom a search finds."""
+    return list(iter(search.next, None))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_search_finds_all_to_whom_it_may_be_lent_in_their_order(seed: int) -> None:
+    draw, fronts = random.Random(seed), Fronts()
+    waitlist = Waitlist(fronts.follow)
+    most = draw.choice((3, 30, 300))
+    for number in range(700):
+        waiting = list(waitlist.by_id.values())
+        if len(waiting) > draw.randrange(most) or number > 600:
+            for each in draw.sample(waiting, min(len(waiting), draw.randint(1, 3))):
+                waitlist.remove(each)
+        if number <= 600:
+            waitlist.add(someone(draw, number))
+        firsts = sorted(first for shape in waitlist.shapes() if (first := waitlist.first(shape)) is not None)
+        assert found_by(Search(fronts.tree)) == firsts
+        wish = wish_of(someone(draw, 0).shape)
+        mine = [each for each in firsts if wish_of(each.shape) == wish]
+        lendable: list[Lendable] = [
+            (draw.choice(SIZES_MIB), draw.choice((0, 1, 1_000, 1_023, 1_024, 5_000, NEVER_MS))) for _ in range(2)
+        ]
+        assert found_by(Search(fronts.tree, fronts.root(wish), lendable)) == [
+            each
+            for each in mine
+            if any(each.shape.vram_mib <= most_mib and each.life_ms <= most_ms for most_mib, most_ms in lendable)
+        ]
+        if mine:
+            sizes = [each.shape.vram_mib for each in mine]
+            assert (fronts.least_mib[wish], fronts.largest_mib(wish)) == (min(sizes), max(sizes))
+    for each in list(waitlist.by_id.values()):
+        waitlist.remove(each)
+    tree = fronts.tree
+    assert [len(tree.best), len(tree.digits), len(tree.crowds), len(tree.shortest_ms), len(fronts.least_mib)] == [0] * 5
+
+
+def test_a_search_looks_down_only_where_somebody_may_be_lent_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand who are too large, or live too long, and one behind them all who is and does not."""
+    draw, fronts = random.Random(1), Fronts()
+    waitlist = Waitlist(fronts.follow)
+    for number in range(10_000):
+        request = LeaseRequested(
+            f"lease-{number:06}", "imajin", draw.randint(1_000, 80_000), ttl_ms=draw.randint(10**6, 10**8)
+        )
+        waitlist.add(Waiting(number, number, request, shape_of(request), 0, None, 0))
+    small = LeaseRequested("lease-small", "imajin", 900, ttl_ms=10**7)
+    short = LeaseRequested("lease-short", "imajin", 70_000, ttl_ms=10**5)
+    for number, request in enumerate((small, short), start=10_000):
+        waitlist.add(Waiting(number, number, request, shape_of(request), 0, None, 0))
+    looked: list[int] = []
+    below = Tournament.below
+
+    def counted(tree: Tournament, at: int, digits: int = -1) -> list[int]:
+        looked.append(at)
+        return below(tree, at, digits)
+
+    monkeypatch.setattr(Tournament, "below", counted)
+    root = fronts.root(wish_of(shape_of(small)))
+    assert found_by(Search(fronts.tree, root, [(950, NEVER_MS)])) == [waitlist.by_id["lease-small"]]
+    assert found_by(Search(fronts.tree, root, [(80_000, 200_000)])) == [waitlist.by_id["lease-short"]]
+    assert found_by(Search(fronts.tree, root, [(899, NEVER_MS), (80_000, 99_999)])) == []
+    assert len(looked) < 40
+    assert len(found_by(Search(fronts.tree, root, ANYTHING))) == len(list(waitlist.shapes()))
