@@ -200,6 +200,21 @@ async def test_a_thread_that_loads_is_waited_for_and_what_it_loaded_unloaded(bos
     await until("the unloading", unloaded.is_set)
 
 
+async def test_it_needs_no_thread_of_the_service_to_unload(boss: GPUBoss) -> None:
+    may_end = threading.Event()
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    all_of_them, limiter.total_tokens = limiter.total_tokens, 1
+    resident = boss.resident(load=lambda device: Model(device), unload=lambda model: may_end.set(), vram_gb=8)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, may_end.wait, 10)
+            with anyio.fail_after(5):
+                await use(resident)
+                await resident.aclose()
+    finally:
+        limiter.total_tokens = all_of_them
+
+
 @pytest.mark.parametrize("in_threads", [False, True])
 async def test_to_unload_a_model_it_is_enough_to_drop_it(boss: GPUBoss, in_threads: bool) -> None:
     left: list[object] = []

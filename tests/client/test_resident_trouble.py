@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import anyio
 import pytest
 
-from gpuboss import GPUBoss, GPUBossError, LeaseLost, LeaseTimeout, Resident
+from gpuboss import GPUBoss, GPUBossError, Lease, LeaseLost, LeaseTimeout, Resident
 from tests.client.by_hand import until, until_ended
 from tests.client.platforms import Platform
 from tests.client.residents import Card, Model, states, the_lease, until_idle, use
@@ -159,6 +160,54 @@ async def test_whoever_is_cancelled_just_when_the_model_is_there_does_not_keep_i
     await until_idle(platform)
 
 
+async def test_a_lease_that_comes_when_nobody_waits_any_more_is_given_back_unused(
+    platform: Platform, resident: Resident[Model], card: Card
+) -> None:
+    user = asyncio.create_task(use(resident))
+    acquire = resident._keeper._acquire
+
+    async def acquire_too_late() -> Lease:
+        lease = await acquire()
+        user.cancel()
+        await until("the user to be gone", lambda: not resident._keeper.users.waiting)
+        return lease
+
+    async def acquire_whatever_happens() -> Lease:
+        acquiring = asyncio.create_task(acquire_too_late())
+        while not acquiring.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([acquiring])
+        return acquiring.result()
+
+    resident._keeper._acquire = acquire_whatever_happens
+    await asyncio.wait([user])
+    await until("the release", lambda: platform.log("LeaseEnded"))
+    await until("the release", lambda: not platform.leases())
+    assert card.loads == 0
+
+
+async def test_a_bug_in_the_keeper_is_told_to_whoever_waits_and_comes(
+    resident: Resident[Model], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    resident._keeper._serve_on_a_lease = fail  # type: ignore[method-assign]
+    for _ in range(2):
+        with pytest.raises(GPUBossError, match="because of a bug: ZeroDivisionError"):
+            await use(resident)
+    assert "kept no more" in caplog.text
+
+
+async def test_closing_is_not_cut_short(platform: Platform, resident: Resident[Model], card: Card) -> None:
+    await use(resident)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await resident.aclose()
+    assert card.models == []
+    await until("the release", lambda: not platform.leases())
+
+
 async def test_closing_cancels_the_users_unloads_and_releases(
     platform: Platform, resident: Resident[Model], card: Card
 ) -> None:
@@ -208,7 +257,7 @@ async def test_a_closed_client_unloads_what_is_resident(platform: Platform, card
 
         resident._keeper._unload = unload_while_it_is_ours
     assert card.models == []
-    assert not platform.leases()
+    await until("the release", lambda: not platform.leases())
 
 
 async def test_closing_while_it_loads_stops_the_load(platform: Platform, resident: Resident[Model], card: Card) -> None:
