@@ -27,6 +27,8 @@ from gpuboss.fields import (
     LeaseId,
     Mib,
     Ms,
+    PreemptAfter,
+    Preemption,
     Priority,
     ServiceName,
     ServiceRules,
@@ -168,7 +170,8 @@ class PolicySet(Event, frozen=True):
     """The rules from here on, every value resolved. `margin_mib` null: the devices' own default.
 
     `max_waiting` is how many requests of each service may wait, unless `services` names it; null, as in logs from
-    before there was such a rule: any number.
+    before there was such a rule: any number. `preemption`: which leases may be asked back for who waits, `grace_ms`
+    in which they are given back; `preempt_after_ms` and `min_run_ms` bound what `lower` may do.
     """
 
     head_start_ms: HeadStart
@@ -180,6 +183,10 @@ class PolicySet(Event, frozen=True):
     reservations: Annotated[int, Meta(ge=0, le=RESERVATIONS_MAX)] = 4
     backfill_order: Literal["key", "short"] = "key"
     starve_ms: Ms = 1_800_000
+    preemption: Preemption = "idle"
+    preempt_after_ms: PreemptAfter = PreemptAfter()
+    min_run_ms: Ms = 60_000
+    grace_ms: Ms = 15_000
 
 
 class DeviceObserved(Event, frozen=True):
@@ -387,13 +394,6 @@ FACTS = _by_name(
     SnapshotTaken,
 )
 DECISIONS = _by_name(
-    LeaseGranted,
-    LeaseDenied,
-    YieldRequested,
-    PromiseMoved,
-    LeaseExtended,
-    LeaseStateChanged,
-    LeaseEnded,
-    EventRejected,
+    LeaseGranted, LeaseDenied, YieldRequested, PromiseMoved, LeaseExtended, LeaseStateChanged, LeaseEnded, EventRejected
 )
 ALL = FROM_SERVICES | FROM_OPERATORS | FACTS | DECISIONS

@@ -10,8 +10,9 @@ import pytest
 from gpuboss.core import snapshot
 from gpuboss.core.projections import lease_row
 from gpuboss.core.timers import Timer, TimerKind
-from gpuboss.events import LeaseGranted, LeaseRequested
+from gpuboss.events import LeaseGranted, LeaseRequested, LogLost
 from tests.core.lossy import (
+    LOST_FENCE,
     RECOVERY_MS,
     Lossy,
     elected,
@@ -137,6 +138,13 @@ def test_it_expires_when_it_was_to_expire():
     assert scenario.tick() == ["ended b: expired, freed"]
     assert scenario.tick(999) == []
     assert scenario.tick(1) == ["ended a: expired, freed"]
+
+
+def test_it_expires_by_the_clock_of_what_was_lost_though_the_servers_was_put_back():
+    scenario = Lossy(24_576)
+    scenario.happens(elected(LogLost(f"{START_MS + 60_000}-7", LOST_FENCE)))
+    assert scenario.state.now_ms == START_MS + 60_000
+    assert scenario.state.recovering_until_ms == START_MS + 60_000 + RECOVERY_MS
 
 
 def test_its_expiry_moves_with_a_jump_of_the_clock():
