@@ -98,6 +98,20 @@ def judge(server: RealServer, processes: list[Process]) -> None:
         assert faults_of(view) + granted_twice(view.entries()) == []
 
 
+def test_models_that_are_idle_make_room_for_those_who_wait(
+    server: RealServer, tmp_path: Path, processes: list[Process]
+) -> None:
+    """Four models take turns on a card that holds two; nobody but the scheduler asks any back, and none is lost."""
+    with scheduler_of(server) as scheduler:
+        scheduler.wait_leading()
+        for number in (0, 1):
+            processes.append(Process(server, f"artist-{number}", tmp_path, "--users", "4"))
+        eventually(lambda: min(process.loads() for process in processes) >= 10, "each to load ten times")
+        lived = [process.stop() for process in processes]
+        judge(server, processes)
+    assert all(each["uses"] and "lost" not in each for each in lived), lived
+
+
 @pytest.mark.parametrize("seed", [1])
 def test_whatever_happens_no_two_models_are_on_the_same_bytes(
     server: RealServer, tmp_path: Path, processes: list[Process], seed: int
