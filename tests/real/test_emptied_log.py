@@ -15,10 +15,8 @@ LOST = {"last_id": "5-0", "fence": 70}
 
 def stamped(view: RedisView, kind: str, seq: int, **data: Any) -> str:
     """Write what the first scheduler wrote as its `seq`-th."""
-    added: bytes = view.client.xadd(
-        view.key("events"), {"type": kind, "data": json.dumps(data | {"epoch": 1, "seq": seq})}
-    )
-    return added.decode()
+    data |= {"epoch": 1, "seq": seq}
+    return view.append(kind, **data)
 
 
 def test_what_was_decided_there_keeps_nobody_from_beginning_anew(view: RedisView) -> None:
