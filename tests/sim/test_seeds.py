@@ -8,7 +8,7 @@ import pytest
 
 from tests.rules.sources import ROOT
 from tests.sim.campaign import run_seed, run_seeds
-from tests.sim.found import FOUND, LIMITS
+from tests.sim.found import FOUND
 
 SEEDS = 500
 CHUNK = 20
@@ -19,7 +19,7 @@ def test_the_promise_holds_in_every_seed(first: int) -> None:
     broken = [
         f"scripts/sim {outcome.seed} --short --trace: {outcome.problems[0]}"
         for outcome in (run_seed(seed, is_short=True) for seed in range(first, first + CHUNK))
-        if outcome.problems and outcome.seed not in LIMITS
+        if outcome.problems
     ]
     assert broken == []
 
