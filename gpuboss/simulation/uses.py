@@ -19,7 +19,7 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gpuboss.core.policy import queue_key
+from gpuboss.core.policy import RANK, queue_key
 from gpuboss.events import (
     Decision,
     LeaseDenied,
@@ -37,8 +37,6 @@ from gpuboss.events import (
 from gpuboss.fields import Priority
 from gpuboss.simulation.schedule import Fact
 from gpuboss.simulation.virtual_time import HOLDER, SUBMISSION, Keep, VirtualTime
-
-RANKS: tuple[Priority, ...] = ("low", "normal", "high")
 
 
 class Model(Struct, frozen=True):
@@ -118,7 +116,7 @@ class _Lease:
 
     def suits(self, use: Use) -> bool:
         """Whether it may be resumed for a use."""
-        return self.model == use.model and RANKS.index(self.priority) <= RANKS.index(use.priority)
+        return self.model == use.model and RANK[self.priority] <= RANK[use.priority]
 
 
 class _Services:
@@ -239,7 +237,7 @@ class _WarmServices(_Services):
         waiting = [lease_id for lease_id, index in self._asked.items() if lease.suits(self._uses[index])]
         if waiting:
             self._go_on(lease, min(waiting, key=self._place), at_ms)
-        elif lease.priority == RANKS[-1]:
+        elif RANK[lease.priority] == max(RANK.values()):
             self._leave(lease, at_ms)
         else:
             model = lease.model

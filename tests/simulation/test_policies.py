@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from scripts import policies
 from scripts.easy import read
 from scripts.policies import BEST_EFFORT, EASY, HALF, HEADINGS, IDLE_LEASES, MORE, POLICIES, STRICT_FIFO, Load
 from scripts.workload import DAYS, SEED, STREAMS, Draws, workload
-from tests.simulation.test_easy import BACKFILL, EXPIRY_LAST, swf
+from tests.simulation.test_easy import BACKFILL, EXPIRY_LAST, PUBLISHED, swf
 
+DOCS = Path(__file__).parents[2] / "docs" / "policy.md"
 LARGE = Model("imajin-prompt", "large", 100, load_ms=1_000)
 SMALL = Model("imajin-diffusion", "small", 50, load_ms=3_000, unload_ms=500)
 
@@ -156,3 +158,27 @@ def test_what_is_no_log_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as stop:
         policies.main(["--days", "0"])
     assert stop.value.code == 2
+
+
+def table_in_docs() -> list[str]:
+    lines = DOCS.read_text(encoding="utf-8").splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith(f"| {HEADINGS[0]} |"))
+    return [line for line in lines[first : lines.index("", first)] if line.startswith("|")]
+
+
+def test_the_table_in_the_docs_is_about_this_workload() -> None:
+    """Its names and counts; the figures take a minute, and are compared where there is a log."""
+    load = policies.made_up(DAYS, SEED)
+    never = policies.measured(load, [Used(use.submit_ms, use.submit_ms + 1, True) for use in load.uses])
+    printed = policies.markdown(HEADINGS, policies.rows_of(load, [never])).splitlines()
+    shown = table_in_docs()
+    assert [line.split(" | ")[:2] for line in printed] == [line.split(" | ")[:2] for line in shown[: len(printed)]]
+
+
+@pytest.mark.skipif(
+    "kth-sp2" not in os.environ.get(PUBLISHED, ""), reason=f"{PUBLISHED} does not name the log of KTH-SP2"
+)
+@pytest.mark.timeout(600)
+def test_the_table_in_the_docs_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert policies.main([os.environ[PUBLISHED], "--markdown"]) == 0
+    assert capsys.readouterr().out.splitlines() == table_in_docs()

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from gpuboss.config import PolicyConfig
+from gpuboss.core.policy import RANK
 from gpuboss.events import LeaseRequested
 from gpuboss.simulation.devices import observe
 from gpuboss.simulation.farm import NODE, farm
 from gpuboss.simulation.schedule import Fact, Job
-from gpuboss.simulation.uses import RANKS, Manner, Model, Use, Used, use_models
+from gpuboss.simulation.uses import Manner, Model, Use, Used, use_models
 from gpuboss.simulation.virtual_time import run
 from tests.core.auditor import audit
 from tests.core.scenario import Entry
@@ -116,6 +117,11 @@ def test_a_model_is_kept_warm_for_so_long() -> None:
     assert usable(lived([anime(0), anime(130)], WARM)) == [10, 140]
 
 
+def test_whoever_asks_a_warm_model_back_has_its_room_once_it_is_unloaded() -> None:
+    uses = [anime(0), Use(plain(100), 50, 10, 10), anime(51)]
+    assert lived(uses, WARM) == [Used(10, 30, True), Used(53, 63, True), Used(73, 93, True)]
+
+
 def test_the_first_use_that_waits_for_the_model_has_it_next_and_takes_its_request_back() -> None:
     log: list[Entry] = []
     uses = [anime(0), anime(5, priority="low"), anime(6), anime(7, priority="high")]
@@ -145,6 +151,14 @@ def test_a_lease_that_only_the_highest_class_could_ask_back_is_kept_for_whoever_
     assert usable(lived([first, anime(31, priority="high")], WARM)) == [10, 43], "given back at 33"
 
 
+def test_a_warm_model_is_unloaded_where_a_reservation_is_in_the_way_of_its_next_use() -> None:
+    """The device is kept for the third from 250 on, when the lease of the first ends; it is asked back at 140."""
+    uses = [Use(plain(40), 0, 140, 150), Use(ANIME, 0, 20, 150), Use(plain(100), 20, 10, 10), Use(ANIME, 97, 20, 150)]
+    assert usable(lived(uses, WARM)) == [0, 10, 143, 97]
+    uses[-1] = Use(ANIME, 98, 20, 150)
+    assert usable(lived(uses, WARM)) == [0, 10, 140, 160]
+
+
 def drawn(seed: int, count: int = 200) -> list[Use]:
     """Uses of all sizes and classes; some are cut off."""
     random = Random(seed)
@@ -153,7 +167,7 @@ def drawn(seed: int, count: int = 200) -> list[Use]:
         at_ms += random.choice((0, 0, 1, 7, 20))
         model = Model("batch", "drawn", random.choice((1, 10, 25, 50, 100)))
         limit_ms = random.choice((1, 20, 90))
-        priority = random.choice(RANKS)
+        priority = random.choice(list(RANK))
         uses.append(Use(model, at_ms, random.randint(0, limit_ms + 1), limit_ms, priority))
     return uses
 
