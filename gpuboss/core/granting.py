@@ -15,7 +15,7 @@ from gpuboss.core.addresses import reply_address
 from gpuboss.core.fronts import Front, Head
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
-from gpuboss.core.reservations import Reservations, drain, reserve
+from gpuboss.core.reservations import Reservation, Reservations, drain, reserve
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Shape, Waiting
@@ -227,6 +227,10 @@ def _keep_for(state: State, waiting: Waiting, able: list[Device], before: Reserv
     unreserved = [device for device in able if device not in kept.by_device] if kept.by_device else able
     mine = before.of(waiting)
     reservation = reserve(waiting, unreserved, policy, mine)
+    if waiting.plan is not None:
+        ends_ms = waiting.plan.ends_ms(policy)
+        if reservation is None or reservation.start_ms is None or reservation.start_ms >= ends_ms:
+            reservation = Reservation(waiting, [], ends_ms, [])  # the room is held for it; nothing has to be kept free
     if reservation is None:
         if kept.unpromised is None:
             if before.unpromised is not waiting and not waiting.starves:
