@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from gpuboss.events import LeaseRequested
 
@@ -34,8 +35,7 @@ def shape_of(request: LeaseRequested) -> Shape:
     return tuple.__new__(Shape, fields)
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
+class Waiting(Struct, eq=False):
     """One waiting request. `key` and then `arrival`, its number in the log, place it in the queue."""
 
     request: LeaseRequested
