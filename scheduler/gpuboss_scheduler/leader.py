@@ -135,7 +135,7 @@ class Leader:
             self._read_through = done.last_id
             self._chores.snapshots.count(commit.decisions)
         else:
-            self._wire.take_back_question()
+            self._wire.put_before(done.instead)
             self._readback.expect(done.first_id, commit.decisions, self._reign.seq)
 
     def _look_at_clock(self) -> None:
