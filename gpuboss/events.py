@@ -102,7 +102,8 @@ class LeaseResumed(Event, frozen=True):
 class LeaseReasserted(Event, frozen=True):
     """A holder repeats the projection of its lease after the log was lost (a new `incarnation`).
 
-    `exclusive` and `instance` are as in its request; without them it is taken to share, and to be answered as all are.
+    `exclusive`, `reclaimable` and `instance` are as in its request; without them it is taken to share, not to be kept
+    idle from now on, and to be answered as all are.
     """
 
     lease_id: LeaseId
@@ -118,6 +119,7 @@ class LeaseReasserted(Event, frozen=True):
     expires_at_ms: Ms | None = None
     session: SessionId | None = None
     exclusive: bool = False
+    reclaimable: bool = False
     instance: ServiceName | None = None
 
 

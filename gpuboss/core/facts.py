@@ -24,11 +24,13 @@ from gpuboss.events import (
 
 
 def elect(turn: Turn, event: SchedulerElected) -> None:
-    """A reign begins; its epoch came with the stamp. Where entries of the log are gone, recovery begins too."""
+    """A reign begins; its epoch came with the stamp. Where entries of the log are gone, recovery begins too, at the
+    time that the log had reached: what is reasserted ends by that clock, and the server's may be behind it."""
     state = turn.state
     state.core, state.incarnation = event.core, event.incarnation
     if event.lost is not None:
         state.fence = max(state.fence, event.lost.fence)
+        state.advance(int(event.lost.last_id.partition("-")[0]))
         state.recovering_since_ms = state.now_ms
         dissolve_all(turn)
         turn.look = True  # what was kept for those who wait is kept for nobody now

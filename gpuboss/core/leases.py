@@ -255,7 +255,7 @@ def _request_behind(event: LeaseReasserted) -> LeaseRequested:
         node=event.node,
         gpus=len(event.devices),
         exclusive=event.exclusive,
-        reclaimable=event.state == "idle",
+        reclaimable=event.reclaimable or event.state == "idle",
         instance=event.instance,
         session=event.session,
     )

@@ -204,6 +204,7 @@ class Audit:
         self._lost = {who: ms for who, ms in self._lost.items() if ms + DAY_MS > self._now_ms}
         match entry.type:
             case "SchedulerElected" if data.get("lost") is not None:
+                self._now_ms = max(self._now_ms, int(data["lost"]["last_id"].split("-")[0]))
                 self._recovery.since_ms = self._now_ms
                 self._fence = max(self._fence, data["lost"]["fence"])
             case "ClockTicked":
