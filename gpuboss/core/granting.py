@@ -29,6 +29,8 @@ def grant_pass(turn: Turn) -> None:
     """Grant everything that has an admitted place; afterwards nobody who waits has one."""
     state = turn.state
     before = state.reservations
+    if not state.waitlist.by_id and not before.first:
+        return  # as after most releases: nobody waits, and nothing was kept for anybody
     if not state.waitlist.by_id or state.recovering_since_ms is not None:
         state.reservations = Reservations()
     else:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpuboss.blocking import GPUBoss
 from tests.real.log_check import faults_of
 from tests.real.redis_view import RedisView
 from tests.real.schedulers import SchedulerProcess, eventually
@@ -110,6 +112,36 @@ def test_models_that_are_idle_make_room_for_those_who_wait(
         lived = [process.stop() for process in processes]
         judge(server, processes)
     assert all(each["uses"] and "lost" not in each for each in lived), lived
+
+
+def test_a_model_in_use_makes_room_for_a_higher_class_when_its_users_are_done(
+    server: RealServer, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("scheduler: {policy: {preemption: lower, preempt_after_ms: {high: 50}, min_run_ms: 50}}\n")
+    loaded: list[str] = []
+
+    def load(device: str) -> str:
+        loaded.append(device)
+        return device
+
+    with SchedulerProcess(server.url, devices=f"cuda:0={CARD_MIB}", config=str(config)) as scheduler:
+        scheduler.wait_leading()
+        with (
+            GPUBoss(server.url, "batch", priority="low") as batch,
+            GPUBoss(server.url, "urgent", priority="high") as urgent,
+            ThreadPoolExecutor(1) as thread,
+        ):
+            resident = batch.resident(load=load, unload=loaded.remove, vram_gb=20)
+            with resident.use():
+                wanted = thread.submit(urgent.acquire, vram_gb=20)
+                assert resident.lease is not None
+                assert resident.lease.wait_asked_back(timeout=END_S) > 0
+                assert (loaded, wanted.done()) == (["cuda:0"], False)
+            urgent.release(wanted.result(END_S))
+            assert loaded == []
+            with resident.use():
+                assert loaded == ["cuda:0"]
 
 
 @pytest.mark.parametrize("seed", [1])
