@@ -1,23 +1,29 @@
 """The requests that wait: a heap for each shape, so that nothing ever walks the queue.
 
-Requests of one shape (size, device, node, number, exclusiveness, life) fit in the same places at the same time; if
-the first of them fits nowhere, none of them does.
+Requests of one shape (size, device, node, number, exclusiveness, life, class) fit in the same places at the same time,
+and may have the same leases asked back; if the first of them fits nowhere, none of them does. Those for whom leases
+were asked back already stand apart: room is held for each of them.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from gpuboss.events import LeaseRequested
+from gpuboss.fields import Priority
+
+if TYPE_CHECKING:
+    from gpuboss.core.plans import Plan
 
 GONE_MIN = 1_000  # of those that are gone, so many are always borne in the heaps
 
 
 class Shape(NamedTuple):
-    """What of a request decides where it fits, and what it may pass."""
+    """What of a request decides where it fits, what it may pass, and which leases may be asked back for it."""
 
     vram_mib: int
     gpus: int
@@ -25,17 +31,17 @@ class Shape(NamedTuple):
     device: str | None
     node: str | None
     ttl_ms: int | None
+    priority: Priority
 
 
 def shape_of(request: LeaseRequested) -> Shape:
     """The shape of a request."""
     # A plain tuple made into a Shape: half the price of calling the class, for something that every request needs.
-    fields = (request.vram_mib, request.gpus, request.exclusive, request.device, request.node, request.ttl_ms)
-    return tuple.__new__(Shape, fields)
+    size = (request.vram_mib, request.gpus, request.exclusive)
+    return tuple.__new__(Shape, (*size, request.device, request.node, request.ttl_ms, request.priority))
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
+class Waiting(Struct, eq=False):
     """One waiting request. `key` and then `arrival`, its number in the log, place it in the queue."""
 
     request: LeaseRequested
@@ -45,6 +51,9 @@ class Waiting:
     requested_at_ms: int
     wait_until_ms: int | None
     starves_at_ms: int
+    since_ms: int = 0  # when it was submitted; a jump of the clock moves that
+    preempts_at_ms: int | None = None  # when it has to be looked at again, because it may have more asked back then
+    plan: Plan | None = None  # what was asked back for it
     starves: bool = False  # it waited so long that devices may be drained for it
     gone: bool = False
 
@@ -61,20 +70,25 @@ class Waitlist:
 
     def add(self, waiting: Waiting) -> bool:
         """Queue a request. True if it is now the first of its shape, so that a place for it must be looked for."""
+        self.by_id[waiting.request.lease_id] = waiting
+        service = waiting.request.service
+        self._of_service[service] = self._of_service.get(service, 0) + 1
+        return self.enter(waiting)
+
+    def enter(self, waiting: Waiting) -> bool:
+        """Let a request stand among those of its shape. True if it is the first of them."""
         heap = self._heaps.get(waiting.shape)
         if heap is None:
             heap = self._heaps[waiting.shape] = []
         heapq.heappush(heap, (waiting.key, waiting.arrival, waiting))
-        self.by_id[waiting.request.lease_id] = waiting
-        service = waiting.request.service
-        self._of_service[service] = self._of_service.get(service, 0) + 1
-        is_first = self._first(heap) is waiting
+        is_first = self.first(waiting.shape) is waiting
         if is_first:
             self._changed[waiting.shape] = None
         return is_first
 
     def remove(self, waiting: Waiting) -> None:
-        """Take a request out: it was granted, or it is over."""
+        """Take a request out: it was granted, or it is over. Nothing may be held for it any more."""
+        assert waiting.plan is None, waiting.request
         waiting.gone = True
         del self.by_id[waiting.request.lease_id]
         service = waiting.request.service
@@ -85,10 +99,26 @@ class Waitlist:
         heap = self._heaps[waiting.shape]
         if heap[0][2] is waiting:
             self._changed[waiting.shape] = None
-        if self._first(heap) is None:
+        if self.first(waiting.shape) is None:
             del self._heaps[waiting.shape]
         if self._gone > len(self.by_id) + GONE_MIN:
-            self._drop_gone()
+            # Whoever asks and takes back, behind one who waits for ever, would fill the heaps without end.
+            for heap in self._heaps.values():
+                heap[:] = [entry for entry in heap if not entry[2].gone]
+                heapq.heapify(heap)
+            self._gone = 0
+
+    def leave(self, waiting: Waiting) -> None:
+        """Have a request, which goes on waiting, stand apart from those of its shape."""
+        heap = self._heaps[waiting.shape]
+        if self.first(waiting.shape) is waiting:
+            heapq.heappop(heap)
+        else:
+            heap.remove((waiting.key, waiting.arrival, waiting))
+            heapq.heapify(heap)
+        self._changed[waiting.shape] = None
+        if self.first(waiting.shape) is None:
+            del self._heaps[waiting.shape]
 
     def count_of(self, service: str) -> int:
         """How many requests of a service wait."""
@@ -97,7 +127,10 @@ class Waitlist:
     def first(self, shape: Shape) -> Waiting | None:
         """The first waiting request of a shape."""
         heap = self._heaps.get(shape)
-        return None if heap is None else self._first(heap)
+        while heap and heap[0][2].gone:
+            heapq.heappop(heap)
+            self._gone -= 1
+        return heap[0][2] if heap else None
 
     def take_changed(self) -> list[Shape]:
         """The shapes that have another first, or have one, or none, since this was last asked."""
@@ -116,16 +149,3 @@ class Waitlist:
     def in_order(self) -> list[Waiting]:
         """The whole queue in its order. Walks it: for people, not for decisions."""
         return sorted(self.by_id.values(), key=lambda waiting: (waiting.key, waiting.arrival))
-
-    def _drop_gone(self) -> None:
-        """Whoever asks and takes back, behind one who waits for ever, would fill the heaps without end."""
-        for heap in self._heaps.values():
-            heap[:] = [entry for entry in heap if not entry[2].gone]
-            heapq.heapify(heap)
-        self._gone = 0
-
-    def _first(self, heap: list[tuple[int, int, Waiting]]) -> Waiting | None:
-        while heap and heap[0][2].gone:
-            heapq.heappop(heap)
-            self._gone -= 1
-        return heap[0][2] if heap else None
