@@ -27,6 +27,8 @@ from gpuboss.fields import (
     LeaseId,
     Mib,
     Ms,
+    PreemptAfter,
+    Preemption,
     Priority,
     ServiceName,
     ServiceRules,
@@ -100,7 +102,8 @@ class LeaseResumed(Event, frozen=True):
 class LeaseReasserted(Event, frozen=True):
     """A holder repeats the projection of its lease after the log was lost (a new `incarnation`).
 
-    `exclusive` and `instance` are as in its request; without them it is taken to share, and to be answered as all are.
+    `exclusive`, `reclaimable` and `instance` are as in its request; without them it is taken to share, not to be kept
+    idle from now on, and to be answered as all are.
     """
 
     lease_id: LeaseId
@@ -116,6 +119,7 @@ class LeaseReasserted(Event, frozen=True):
     expires_at_ms: Ms | None = None
     session: SessionId | None = None
     exclusive: bool = False
+    reclaimable: bool = False
     instance: ServiceName | None = None
 
 
@@ -166,7 +170,8 @@ class PolicySet(Event, frozen=True):
     """The rules from here on, every value resolved. `margin_mib` null: the devices' own default.
 
     `max_waiting` is how many requests of each service may wait, unless `services` names it; null, as in logs from
-    before there was such a rule: any number.
+    before there was such a rule: any number. `preemption`: which leases may be asked back for who waits, `grace_ms`
+    in which they are given back; `preempt_after_ms` and `min_run_ms` bound what `lower` may do.
     """
 
     head_start_ms: HeadStart
@@ -178,6 +183,10 @@ class PolicySet(Event, frozen=True):
     reservations: Annotated[int, Meta(ge=0, le=RESERVATIONS_MAX)] = 4
     backfill_order: Literal["key", "short"] = "key"
     starve_ms: Ms = 1_800_000
+    preemption: Preemption = "idle"
+    preempt_after_ms: PreemptAfter = PreemptAfter()
+    min_run_ms: Ms = 60_000
+    grace_ms: Ms = 15_000
 
 
 class DeviceObserved(Event, frozen=True):
@@ -385,13 +394,6 @@ FACTS = _by_name(
     SnapshotTaken,
 )
 DECISIONS = _by_name(
-    LeaseGranted,
-    LeaseDenied,
-    YieldRequested,
-    PromiseMoved,
-    LeaseExtended,
-    LeaseStateChanged,
-    LeaseEnded,
-    EventRejected,
+    LeaseGranted, LeaseDenied, YieldRequested, PromiseMoved, LeaseExtended, LeaseStateChanged, LeaseEnded, EventRejected
 )
 ALL = FROM_SERVICES | FROM_OPERATORS | FACTS | DECISIONS

@@ -1,17 +1,19 @@
 """The grant pass: who of those who wait gets a place now, in the order of the queue (policy, rule 4).
 
 Whoever has no place is passed by those who come later, as long as that does not delay the start that was reserved
-for it: EASY backfilling on named devices. Where nothing that is held ends by itself no start can be reserved; the
-first who waits so long that this would starve it has its devices drained.
+for it: EASY backfilling on named devices. Where leases may be asked back that make room for it, they are, and the room
+is held. Where nothing that is held ends by itself no start can be reserved; the first who waits so long that this would
+starve it has its devices drained.
 """
 
 from __future__ import annotations
 
+from gpuboss.core import eviction, plans
 from gpuboss.core.addresses import reply_address
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.openings import Openings
-from gpuboss.core.placement import place
-from gpuboss.core.reservations import ClosedTo, Reservations, drain, reserve
+from gpuboss.core.placement import has_room, place
+from gpuboss.core.reservations import ClosedTo, Reservation, Reservations, drain, reserve
 from gpuboss.core.rooms import NONE_CLOSED
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
@@ -26,6 +28,9 @@ def grant_pass(turn: Turn) -> None:
     """Grant everything that has an admitted place; afterwards nobody who waits has one."""
     state = turn.state
     before = state.reservations
+    if not state.waitlist.by_id and not before.first:
+        state.ledger.changes.forget_freed()
+        return  # as after most releases: nobody waits, and nothing was kept for anybody
     if state.recovering_since_ms is not None:
         state.reservations = Reservations()
     elif not state.waitlist.by_id:
@@ -33,7 +38,7 @@ def grant_pass(turn: Turn) -> None:
         state.ledger.changes.forget_freed()
     else:
         openings = Openings(state)
-        if _Walk(turn, before, openings).must_be_repeated(before.first if before.is_whole else []):
+        if _Walk(turn, before, openings).must_be_repeated(_known(state, before)):
             while _Walk(turn, before, openings).must_be_repeated([]):
                 pass
         state.ledger.changes.forget_freed()
@@ -63,11 +68,14 @@ def look_at(turn: Turn, waiting: Waiting) -> None:
         turn.newcomer = waiting
         return
     devices = place_now(state, waiting.shape)
-    if devices is None:
+    if devices is not None:
+        _grant(turn, waiting, devices)
+        turn.look = state.policy.preemption == "lower"  # it is another that may be asked back, in time
+    elif _ask_back_for(turn, waiting):
+        turn.look = True  # when others can start may be another time now
+    else:
         _keep_for(state, waiting, state.reservations)
         _promise_to_first(state.reservations)
-    else:
-        _grant(turn, waiting, devices)
 
 
 def place_now(state: State, shape: Shape) -> list[Device] | None:
@@ -76,29 +84,38 @@ def place_now(state: State, shape: Shape) -> list[Device] | None:
     return place(shape, state.rooms.best(shape, closed))
 
 
+def _known(state: State, before: Reservations) -> list[Waiting]:
+    """For whom something is kept, if they are all still there and nobody was granted anything since: then nobody else
+    comes before the last of them."""
+    return before.first if before.is_whole and not state.planned else []
+
+
 class _Walk:
-    """One walk through those who wait, in order: who has a place is granted it, and for the first who have none one is
-    reserved. If those who pass others are to be served shortest first, of them only the shortest is granted, and it is
-    to be walked again. Who had a reservation passes nobody: it takes what was kept for it."""
+    """One walk through those who wait, in order: who has a place is granted it, else leases are asked back for it if
+    they may be, and for the first who go on waiting a place is reserved. If those who pass others are to be served
+    shortest first, of them only the shortest is granted, and it is to be walked again. Who had a reservation passes
+    nobody: it takes what was kept for it."""
 
     def __init__(self, turn: Turn, before: Reservations, openings: Openings) -> None:
         self._turn = turn
-        self._state = turn.state
+        state = self._state = turn.state
         self._state.reservations = Reservations()
         self._before = before
         self._openings = openings
         self._failed: dict[Shape, None] = {}  # and others that are not to be looked at again in this walk
         self._shortest: Passing | None = None
-        self._is_stale = False  # a grant may have taken the place that was found for the shortest
+        self._is_stale = False  # what was found and kept may be another now
+        self._planned = sorted(state.planned.values(), reverse=True)
 
     def must_be_repeated(self, known: list[Waiting]) -> bool:
-        """Walk. True if somebody else may have a place now. `known`: for whom something is kept already, if all are
-        still there and nobody was granted anything since: then nobody else comes before the last of them."""
+        """Walk. True if somebody else may have a place now. `known`: those before the last of whom nobody else is."""
         state = self._state
         self._until_all_is_reserved(known)
         if len(state.reservations.first) >= state.policy.reservations and not self._is_stale:
             self._openings.reserved_anew(self._before)
             self._who_fits()
+        while self._serve_planned():
+            pass
         if self._shortest is None or self._is_stale:
             return self._is_stale
         _grant(self._turn, *self._shortest[1:])
@@ -109,50 +126,94 @@ class _Walk:
         state, newcomer = self._state, self._turn.newcomer
         if newcomer is not None and known and newcomer < known[-1]:
             known = sorted([newcomer, *known])
-        following = iter(known)
-        search: Search | None = None
-        while not self._is_stale and len(state.reservations.first) < state.policy.reservations:
-            waiting = next(following, None) if search is None else search.next()
-            if waiting is None and search is None:
-                search = Search(state.fronts.tree)
-                continue
-            if waiting is None:
+        following, search = iter(known), Search(state.fronts.tree)
+        waiting = next(following, None) or search.next()
+        while waiting is not None and not self._is_stale:
+            if len(state.reservations.first) >= state.policy.reservations:
                 break
-            if waiting.shape in self._failed:
+            if self._serve_planned(waiting):
                 continue
-            devices = place_now(state, waiting.shape)
-            if devices is not None and self._serve(waiting, devices):
-                search = Search(state.fronts.tree)  # whoever comes behind it in its shape may be the next
-                continue
-            self._failed[waiting.shape] = None
-            if devices is None:
-                _keep_for(state, waiting, self._before)
+            if waiting.shape not in self._failed:
+                devices = place_now(state, waiting.shape)
+                if self._serve(waiting, devices):
+                    following, search = iter(()), Search(state.fronts.tree)  # another of its shape may be the next
+                else:
+                    self._failed[waiting.shape] = None
+                    if devices is None:
+                        _keep_for(state, waiting, self._before)
+            waiting = next(following, None) or search.next()
 
     def _who_fits(self) -> None:
         """Once nothing more is reserved, those of whom there may be room for one since the last pass: who does not fit
         is not looked at."""
         state = self._state
         self._openings.search(self._turn.newcomer)
-        while not self._is_stale and (waiting := self._openings.next()) is not None:
-            if waiting.gone or waiting.shape in self._failed:
+        waiting = self._openings.next()
+        while waiting is not None and not self._is_stale:
+            if self._serve_planned(waiting):
                 continue
-            devices = place_now(state, waiting.shape)
-            if devices is not None and self._serve(waiting, devices):
-                self._openings.granted()
-            else:
-                self._failed[waiting.shape] = None
+            if not waiting.gone and waiting.shape not in self._failed:
+                if self._serve(waiting, place_now(state, waiting.shape)):
+                    self._openings.granted()
+                else:
+                    self._failed[waiting.shape] = None
+            waiting = self._openings.next()
 
-    def _serve(self, waiting: Waiting, devices: list[Device]) -> bool:
-        """Grant a place, unless whoever has it passes others and it is not its turn to do that."""
+    def _serve_planned(self, before: Waiting | None = None) -> bool:
+        """The next of those for whom room is held, if it comes before this one: it may have a place with that. False if
+        there is none."""
+        if not self._planned or self._is_stale:
+            return False
+        waiting, state = self._planned[-1], self._state
+        if before is not None and waiting > before:
+            return False
+        self._planned.pop()
+        lifted, able = plans.Lifted(state, waiting), state.candidates(waiting.shape)
+        roomy = [device for device in able if has_room(waiting.shape, device)]
+        own = [device for device in roomy if lifted.is_own(device)]
+        closed = ClosedTo(state.reservations, waiting.shape, state.now_ms, state.policy)
+        devices = place(waiting.shape, [device for device in roomy if device in own or device not in closed])
+        if devices is not None:
+            _grant(self._turn, waiting, devices)
+            self._is_stale = True
+        else:
+            _keep_for(state, waiting, self._before)
+            lifted.put_down()
+        return True
+
+    def _serve(self, waiting: Waiting, devices: list[Device] | None) -> bool:
+        """Grant a place, unless whoever has it passes others and it is not its turn to do that. Where there is none,
+        have leases asked back. False if it waits on like that."""
         state = self._state
+        if devices is None:
+            self._is_stale = self._shortest is None and _ask_back_for(self._turn, waiting)
+            return self._is_stale
         shortest_first = state.policy.backfill_order == "short"
         if not (shortest_first and state.reservations.in_order and self._before.of(waiting) is None):
             _grant(self._turn, waiting, devices)
-            self._is_stale = self._shortest is not None
+            # Of a lease that begins the others of higher classes must know when they may have it asked back.
+            self._is_stale = self._shortest is not None or state.policy.preemption == "lower"
             return True
         passing = (waiting.life_ms, waiting, devices)
         self._shortest = passing if self._shortest is None else min(self._shortest, passing)
         return False
+
+
+def _ask_back_for(turn: Turn, waiting: Waiting) -> bool:
+    """Have leases asked back that make room for who has no place. False where that is not possible, or not yet."""
+    state = turn.state
+    prey = eviction.find(state, waiting)
+    if prey is not None:
+        for lease in prey.leases:
+            if lease.state == "idle":
+                state.floor = eviction.worth(lease)
+        plans.begin(turn, waiting, *prey)
+        return True
+    at_ms = eviction.next_chance_ms(state, waiting)
+    if at_ms is not None and at_ms != waiting.preempts_at_ms:
+        state.timers.set(at_ms, TimerKind.PREEMPTION, waiting.request.lease_id)
+    waiting.preempts_at_ms = at_ms
+    return False
 
 
 def _keep_for(state: State, waiting: Waiting, before: Reservations) -> None:
@@ -163,6 +224,10 @@ def _keep_for(state: State, waiting: Waiting, before: Reservations) -> None:
     kept.first.append(waiting)
     mine = before.of(waiting)
     reservation = reserve(waiting, state.rooms, state.outlook.under(policy.lock_delay_ms), kept, mine)
+    if waiting.plan is not None:
+        ends_ms = waiting.plan.ends_ms(policy)
+        if reservation is None or reservation.start_ms is None or reservation.start_ms >= ends_ms:
+            reservation = Reservation(waiting, [], ends_ms, [])  # the room is held for it; nothing has to be kept free
     if reservation is None:
         if kept.unpromised is None:
             if before.unpromised is not waiting and not waiting.starves:
@@ -213,6 +278,7 @@ def _tell_moved(turn: Turn, waiting: Waiting, was_ms: int, starts_by_ms: int | N
 def _grant(turn: Turn, waiting: Waiting, devices: list[Device]) -> None:
     state = turn.state
     state.reservations.use(waiting.shape, devices, state.now_ms, state.policy)
+    plans.dissolve(turn, waiting)
     state.waitlist.remove(waiting)
     _open_lease(turn, waiting.request, waiting.arrival, waiting.requested_at_ms, devices)
 
@@ -243,7 +309,7 @@ def _open_lease(turn: Turn, request: LeaseRequested, arrival: int, requested_at_
         waited_ms=now_ms - requested_at_ms,
         fence=state.fence,
     )
-    state.ledger.open(Lease(request, arrival, granted, devices, "held", expires_at_ms, now_ms))
+    state.ledger.open(Lease(request, arrival, granted, devices, "held", expires_at_ms, now_ms, since_ms=now_ms))
     if expires_at_ms is not None:
         state.timers.set(expires_at_ms, TimerKind.LEASE_EXPIRY, request.lease_id)
     turn.lease_ids.append(request.lease_id)

@@ -1,6 +1,8 @@
 """The VRAM ledger: which device holds how much, promised to which lease. Sums are kept, never recomputed.
 
-    free = total - reserved - margin - foreign - what its leases are charged        (MiB; policy, rule 1)
+    free = total - reserved - margin - foreign - what its leases are charged - hold        (MiB; policy, rule 1)
+
+`hold` is room that is kept for one request, for which leases on the device were asked back.
 
 `free` falls below zero only when the device itself shrinks or others fill it; then nothing is granted on it.
 """
@@ -10,12 +12,17 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from gpuboss.core.lifecycle import State
 from gpuboss.events import DeviceObserved, LeaseGranted, LeaseRequested
+
+if TYPE_CHECKING:
+    from gpuboss.core.plans import Plan
 
 MOVES_REMEMBERED = 1024
 
@@ -28,10 +35,11 @@ def device_key(node: str, device: str) -> str:
 class Node:
     """The devices of one host."""
 
-    __slots__ = ("devices", "name", "version")
+    __slots__ = ("changes", "devices", "name", "version")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, changes: Changes) -> None:
         self.name = name
+        self.changes = changes
         self.devices: list[Device] = []  # in their order
         self.version = 0  # counts changes of what is free on them, and of when it will be
 
@@ -45,11 +53,13 @@ class Device:
         "exclusive_leases",
         "free_mib",
         "healthy",
+        "hold_mib",
         "index",
         "key",
         "leases",
         "node",
         "observed",
+        "plan",
         "reclaiming_mib",
         "version",
     )
@@ -62,6 +72,8 @@ class Device:
         self.reclaiming_mib = 0  # the part of charged_mib whose leases have ended
         self.exclusive_leases = 0  # more than one, or one beside others, only where they were reasserted
         self.exclusive = False
+        self.plan: Plan | None = None  # for whom leases here were asked back
+        self.hold_mib = 0
         self.observe(observed)
 
     def observe(self, observed: DeviceObserved) -> None:
@@ -70,7 +82,8 @@ class Device:
         self.key = device_key(observed.node, observed.device)
         self.healthy = observed.healthy
         self.index = int(observed.device.partition(":")[2])
-        self.free_mib = self.capacity_mib - observed.foreign_mib - self.charged_mib
+        self.free_mib = self.capacity_mib - observed.foreign_mib - self.charged_mib - self.hold_mib
+        self._hold()
 
     @property
     def capacity_mib(self) -> int:
@@ -85,6 +98,7 @@ class Device:
         self.free_mib -= request.vram_mib
         self.exclusive_leases += request.exclusive
         self.exclusive = self.exclusive_leases > 0
+        self._hold()
 
     def discharge(self, lease: Lease) -> None:
         """Take the promise to one lease back."""
@@ -97,10 +111,21 @@ class Device:
         self.exclusive_leases -= request.exclusive
         self.exclusive = self.exclusive_leases > 0
         assert self.charged_mib >= 0 and self.reclaiming_mib >= 0 and self.exclusive_leases >= 0, self.key
+        self._hold()
+
+    def keep_for(self, plan: Plan | None) -> None:
+        """Hold the room that a plan needs here, as it comes back; None: hold nothing any more."""
+        self.plan = plan
+        self._hold()
+        self.node.changes.free(self)
+
+    def _hold(self) -> None:
+        hold_mib = 0 if self.plan is None else self.plan.hold_mib(self)
+        self.free_mib += self.hold_mib - hold_mib
+        self.hold_mib = hold_mib
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(Struct, eq=False):
     """What one service holds, or held and has not been seen to let go of (`reclaiming`)."""
 
     request: LeaseRequested
@@ -116,6 +141,9 @@ class Lease:
     vouched: bool = False  # an operator says that its memory is back
     uses: int = 1
     reload_ms: int = 0
+    since_ms: int = 0  # when it began; a jump of the clock moves that
+    floor: int = 0  # of what it is worth while it is idle: the state's, as it was when it became so
+    plan: Plan | None = None  # what counts on its room, once it was asked back
 
 
 class Changes:
@@ -170,6 +198,8 @@ class Ledger:
         self.devices: dict[str, Device] = {}
         self.nodes: list[Node] = []  # by name
         self.leases: dict[str, Lease] = {}
+        self.idle: dict[str, Lease] = {}  # by lease_id
+        self.yielding: dict[str, Lease] = {}  # by lease_id
         self.version = 0  # counts changes of what devices there are and what they could hold
         self.changes = Changes(self.nodes)
 
@@ -227,10 +257,19 @@ class Ledger:
             if lease.state == "reclaiming":
                 device.reclaiming_mib += lease.request.vram_mib
         self.leases[lease.request.lease_id] = lease
+        self.move(lease, lease.state)
+
+    def move(self, lease: Lease, state: State) -> None:
+        """The lease is in this state now."""
+        lease.state = state
+        self.idle.pop(lease.request.lease_id, None)
+        self.yielding.pop(lease.request.lease_id, None)
+        if state in ("idle", "yielding"):
+            (self.idle if state == "idle" else self.yielding)[lease.request.lease_id] = lease
 
     def start_reclaiming(self, lease: Lease, now_ms: int) -> None:
         """The lease has ended, its memory may still be there: it stays charged."""
-        lease.state = "reclaiming"
+        self.move(lease, "reclaiming")
         lease.reclaiming_since_ms = now_ms
         for device in lease.devices:
             device.reclaiming_mib += lease.request.vram_mib
@@ -239,20 +278,20 @@ class Ledger:
     def close(self, lease: Lease) -> None:
         """The lease is gone, its VRAM is free."""
         for device in lease.devices:
-            self._discharge(device, lease)
+            device.discharge(lease)
+            self.changes.free(device)
         del self.leases[lease.request.lease_id]
+        self.idle.pop(lease.request.lease_id, None)
+        self.yielding.pop(lease.request.lease_id, None)
 
     def detach(self, lease: Lease, device: Device) -> None:
         """The device is gone, and with it this lease's part on it; its other devices stay charged."""
-        self._discharge(device, lease)
-        lease.devices = [other for other in lease.devices if other is not device]
-
-    def _discharge(self, device: Device, lease: Lease) -> None:
         device.discharge(lease)
         self.changes.free(device)
+        lease.devices = [other for other in lease.devices if other is not device]
 
     def _node(self, name: str) -> Node:
         at = bisect_left(self.nodes, name, key=attrgetter("name"))
         if at == len(self.nodes) or self.nodes[at].name != name:
-            self.nodes.insert(at, Node(name))
+            self.nodes.insert(at, Node(name, self.changes))
         return self.nodes[at]

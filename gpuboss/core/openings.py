@@ -9,9 +9,10 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+from gpuboss.core import eviction
 from gpuboss.core.fronts import Wish
 from gpuboss.core.ledger import Device
-from gpuboss.core.placement import matches
+from gpuboss.core.placement import is_open, matches
 from gpuboss.core.reservations import Reservations
 from gpuboss.core.tournament import Lendable, Search
 from gpuboss.core.waitlist import NEVER_MS, Waiting
@@ -28,8 +29,10 @@ class Openings:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        ledger = state.ledger
-        self._devices = dict.fromkeys(ledger.ordered_devices() if ledger.changes.freed_all else ledger.changes.freed)
+        changes, devices = state.ledger.changes, state.ledger.ordered_devices
+        # Where leases may be asked back nobody may be left out: time alone gives rights to it, and so do others' ends.
+        self._evicts = eviction.most_mib(state, devices()) > 0
+        self._devices = dict.fromkeys(devices() if changes.freed_all or self._evicts else changes.freed)
         self._found: list[tuple[Waiting, int, _Searching]] = []  # a heap: the next of each search
         self._taken: _Searching | None = None  # the search of which the last was taken
         self._grants = 0
@@ -44,13 +47,14 @@ class Openings:
     def search(self, newcomer: Waiting | None) -> None:
         """Begin with the first of all. The newcomer was not there when the last pass ended."""
         self._found, self._taken = [], None
-        if newcomer is not None and not newcomer.gone:
+        if newcomer is not None and newcomer.is_first:
             self._found.append((newcomer, -1, _Searching(None, -1)))
         rooms, fronts = self._state.rooms, self._state.fronts
         wishes: dict[Wish, None] = {}
         for device in self._devices:
             for wish in fronts.wishes_of(device.observed):
-                if wish not in wishes and fronts.least_mib[wish] <= rooms.common_mib(wish, device):
+                is_small = self._evicts or fronts.least_mib[wish] <= rooms.common_mib(wish, device)
+                if wish not in wishes and is_small:
                     wishes[wish] = None
         for number, wish in enumerate(wishes):
             self._go_on(_Searching(wish, number))
@@ -88,6 +92,8 @@ class Openings:
         else:
             devices = [device for device in self._devices if matches(wish, device)]
         lendable: list[Lendable] = []
+        if self._evicts:
+            lendable.append((eviction.most_mib(self._state, devices), NEVER_MS))
         if wish.gpus == 1:
             for device in devices:
                 lendable += _together(self._terms([device], wish), 1)
@@ -108,7 +114,7 @@ class Openings:
         reservations = self._state.reservations
         terms: list[_Terms] = []
         for device in devices:
-            if device.healthy and not device.exclusive and not (wish.exclusive and device.leases):
+            if is_open(device, exclusive=wish.exclusive):
                 if device in reservations.by_device:
                     most_ms, extra_mib = reservations.terms(device, self._state.now_ms, self._state.policy)
                     terms.append((most_ms, device.free_mib, 0 if wish.exclusive else min(device.free_mib, extra_mib)))

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from typing import NamedTuple
 
 from gpuboss.core.ledger import Device, Lease, Ledger, Node
+from gpuboss.core.placement import is_open
 from gpuboss.core.waitlist import NEVER_MS, Shape
 
 STARTS_REMEMBERED = 64  # of so many sizes and wishes it is kept when they start on each node
@@ -108,11 +109,15 @@ class Outlook:
         """What is free beside one part of a request at its start; an exclusive one leaves nothing."""
         if shape.exclusive:
             return 0
-        back_mib = 0
+        back_mib = planned_mib = 0
         for lease in device.leases.values():
             ms = end_ms(lease, self._lock_delay_ms)
             if ms is not None and ms <= start_ms:
-                back_mib += lease.request.vram_mib
+                if device.plan is not None and lease.plan is device.plan:
+                    planned_mib += lease.request.vram_mib
+                else:
+                    back_mib += lease.request.vram_mib
+        back_mib += max(0, planned_mib - _owed_mib(device))
         return device.free_mib + back_mib - shape.vram_mib
 
     def _device(self, device: Device, exclusive: bool) -> Profile:
@@ -125,20 +130,28 @@ class Outlook:
     def _profile(self, device: Device, exclusive: bool) -> Profile:
         """What a device has for who shares it, or for who does not: that is nothing before it is empty."""
         profile = Profile([], [])
-        if not device.healthy:
+        if is_open(device, exclusive=exclusive):
+            _then(profile, 0, device.free_mib)
+        if not device.healthy or (device.plan is not None and (exclusive or device.plan.waiting.shape.exclusive)):
             return profile
         leases = device.leases.values()
         ends = [(ms, lease) for lease in leases if (ms := end_ms(lease, self._lock_delay_ms)) is not None]
         ends.sort(key=lambda each: each[0])
-        free_mib, held_alone = device.free_mib, device.exclusive_leases
-        if not held_alone and not (exclusive and device.leases):
-            _then(profile, 0, free_mib)
+        free_mib, held_alone, owed_mib = device.free_mib, device.exclusive_leases, _owed_mib(device)
         for number, (ms, lease) in enumerate(ends, start=1):
             free_mib += lease.request.vram_mib
+            if device.plan is not None and lease.plan is device.plan:
+                free_mib -= min(owed_mib, lease.request.vram_mib)
+                owed_mib -= min(owed_mib, lease.request.vram_mib)
             held_alone -= lease.request.exclusive
             if not held_alone and (number == len(device.leases) or not exclusive):
                 _then(profile, ms, free_mib)
         return profile
+
+
+def _owed_mib(device: Device) -> int:
+    """How much of what comes back on a device is still to be held there for the request that it was asked back for."""
+    return 0 if device.plan is None else device.plan.waiting.shape.vram_mib - device.hold_mib
 
 
 def _together(profiles: list[Profile], gpus: int) -> Profile:

@@ -66,9 +66,14 @@ def why_impossible(ledger: Ledger, shape: Shape) -> str:
 
 def has_room(shape: Shape, device: Device) -> bool:
     """Whether one part of the request fits on the device now."""
-    if device.free_mib < shape.vram_mib or device.exclusive or not device.healthy:
+    return device.free_mib >= shape.vram_mib and is_open(device, exclusive=shape.exclusive)
+
+
+def is_open(device: Device, *, exclusive: bool) -> bool:
+    """Whether something could begin on the device, shared or `exclusive`, if it is small enough."""
+    if device.exclusive or not device.healthy:
         return False
-    return not (shape.exclusive and device.leases)
+    return not (exclusive and (device.leases or device.plan))
 
 
 def place(shape: Shape, allowed: Iterable[Device]) -> list[Device] | None:

@@ -22,6 +22,17 @@ DEFAULT_POLICY = PolicySet(
 )
 
 
+RANK: dict[Priority, int] = {"low": 0, "normal": 1, "high": 2}
+
+
+def preempts_after_ms(policy: PolicySet, priority: Priority) -> int | None:
+    """How long a request of this class waits before held leases of lower ones may be asked back for it; None: for
+    ever."""
+    if policy.preemption != "lower" or priority == "low":
+        return None
+    return policy.preempt_after_ms.high if priority == "high" else policy.preempt_after_ms.normal
+
+
 def max_waiting_of(policy: PolicySet, service: str) -> int | None:
     """How many requests of a service may wait at one time; None: any number."""
     rules = policy.services.get(service)

@@ -11,6 +11,7 @@ from gpuboss.core.fronts import wish_of
 from gpuboss.core.granting import grant_at_once, look_at
 from gpuboss.core.history import Past
 from gpuboss.core.placement import why_impossible
+from gpuboss.core.plans import dissolve
 from gpuboss.core.policy import max_waiting_of, queue_key
 from gpuboss.core.refusals import reject
 from gpuboss.core.state import Turn
@@ -74,7 +75,7 @@ def _wait(turn: Turn, request: LeaseRequested, shape: Shape) -> None:
     wait_until_ms = None if request.wait_ms is None else now_ms + request.wait_ms
     key = queue_key(state.policy, request.priority, now_ms)
     starves_at_ms = now_ms + state.policy.starve_ms
-    waiting = Waiting(key, state.arrivals, request, shape, now_ms, wait_until_ms, starves_at_ms)
+    waiting = Waiting(key, state.arrivals, request, shape, now_ms, wait_until_ms, starves_at_ms, now_ms)
     if wait_until_ms is not None:
         state.timers.set(wait_until_ms, TimerKind.WAIT_TIMEOUT, request.lease_id)
     turn.lease_ids.append(request.lease_id)
@@ -85,11 +86,12 @@ def _wait(turn: Turn, request: LeaseRequested, shape: Shape) -> None:
 
 def end_waiting(turn: Turn, waiting: Waiting, reason: DenialReason, detail: str) -> None:
     """A waiting request ends without a lease."""
+    dissolve(turn, waiting)
     turn.state.waitlist.remove(waiting)
     turn.state.leave_session(waiting.request)
     turn.lease_ids.append(waiting.request.lease_id)
-    if turn.state.reservations.drop(waiting):
-        turn.look = True  # what was kept for it is there for others now
+    if turn.state.reservations.drop(waiting) or waiting.preempts_at_ms is not None:
+        turn.look = True  # what was kept for it is there for others now, and the next of its shape has its chances
     deny(turn, waiting.request, reason, detail)
 
 
@@ -112,6 +114,7 @@ def deny_impossible(turn: Turn) -> None:
     state = turn.state
     if not state.ledger.devices or state.recovering_since_ms is not None:
         return
+    assert all(state.candidates(waiting.shape) for waiting in state.planned.values())
     most_mib = {wish: state.largest_mib(wish) for wish in state.fronts.wishes()}
     if all(state.fronts.largest_mib(wish) <= largest_mib for wish, largest_mib in most_mib.items()):
         return

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from gpuboss.core.fronts import Wish
 from gpuboss.core.ledger import Device, Ledger, Node
-from gpuboss.core.placement import has_room, left_over, matches
+from gpuboss.core.placement import has_room, is_open, left_over, matches
 from gpuboss.core.waitlist import Shape
 from gpuboss.fields import GPUS_MAX
 
@@ -69,7 +69,7 @@ class Rooms:
         """What somebody with a wish could get of a device, or, of several devices, of each of as many of its node: at
         most, whatever is closed."""
         if wish.gpus == 1:
-            return 0 if wish.exclusive and device.leases else device.free_mib
+            return device.free_mib if is_open(device, exclusive=wish.exclusive) else 0
         free = self._free_mib(device.node, wish.exclusive)
         return free[-wish.gpus] if wish.gpus <= len(free) else 0
 
@@ -119,35 +119,29 @@ class Rooms:
         """What is free on the devices of a node that are open, or empty, the least first."""
         known = self._free_of.get((node, is_empty))
         if known is None or known[0] != node.version:
-            open_ones = [device for device in node.devices if device.healthy and not device.exclusive]
-            free = sorted([device.free_mib for device in open_ones if not (is_empty and device.leases)])
+            free = sorted([device.free_mib for device in node.devices if is_open(device, exclusive=is_empty)])
             known = self._free_of[node, is_empty] = (node.version, free)
         return known[1]
 
     def _follow(self) -> None:
         devices = self._ledger.devices
         for device in self._ledger.changes.changed:
-            room: Room | None = None
-            if device.healthy and not device.exclusive and devices.get(device.key) is device:
-                room = (*left_over(device), device.node.name, device.index, device)
-            known = self._known.get(device)
-            if room == known:
-                continue
+            known = self._known.pop(device, None)
             if known is not None:
                 _take_out(self._open, known)
-                if known[1]:
-                    _take_out(self._empty, known)
-                del self._known[device]
-            if room is not None:
+                _take_out(self._empty, known)
+            if devices.get(device.key) is device and is_open(device, exclusive=False):
+                room = self._known[device] = (*left_over(device), device.node.name, device.index, device)
                 insort(self._open, room)
-                if room[1]:
+                if is_open(device, exclusive=True):
                     insort(self._empty, room)
-                self._known[device] = room
         self._ledger.changes.changed.clear()
 
 
 def _take_out(rooms: list[Room], known: Room) -> None:
-    del rooms[bisect_left(rooms, known)]
+    at = bisect_left(rooms, known)
+    if at < len(rooms) and rooms[at] == known:
+        del rooms[at]
 
 
 class _Common:

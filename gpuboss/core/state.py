@@ -30,6 +30,7 @@ class State:
         self.last_id = "0-0"  # the last entry that was applied
         self.inputs = NO_INPUTS  # the running digest of those that were applied
         self.now_ms = 0  # the log's clock
+        self.ticked_ms = 0  # at the last tick: what time alone gives a right to, it gives with a tick
         self.epoch = 0
         self.seq = 0  # of the last entry that the scheduler wrote
         self.core = 0  # the version of the rules by which the reign decides
@@ -39,9 +40,11 @@ class State:
         self.fence = 0
         self.recovering_since_ms: int | None = None  # when it was seen that entries of the log are gone
         self.arrivals = 0
+        self.floor = 0  # what the idle lease that was asked back last was worth (eviction.py)
         self.ledger = Ledger()
         self.rooms = Rooms(self.ledger)
         self.outlook = Outlook(self.ledger)
+        self.planned: dict[str, Waiting] = {}  # who waits for leases that were asked back: apart from the others
         self.fronts = Fronts()
         self.waitlist = Waitlist(self.fronts.follow)
         self.reservations = Reservations()  # as the last pass made them
@@ -129,6 +132,9 @@ class State:
             if waiting is None or waiting.starves or waiting.request.lease_id != timer.lease_id:
                 return False
             return waiting.starves_at_ms == timer.deadline_ms
+        if timer.kind is TimerKind.PREEMPTION:
+            waiting = self.waitlist.by_id.get(timer.lease_id)
+            return waiting is not None and waiting.preempts_at_ms == timer.deadline_ms
         lease = self.ledger.leases.get(timer.lease_id)
         if lease is None or lease.state == "reclaiming":
             return False
@@ -146,21 +152,18 @@ class Told(Struct, frozen=True, gc=False):
     is_new: bool
 
 
-class Turn:
+class Turn(Struct, gc=False, eq=False):
     """What one entry of the log does: the decisions it leads to, and whose projections change."""
 
-    __slots__ = ("cause", "devices", "lease_ids", "look", "looks_later", "newcomer", "shown", "state", "told")
-
-    def __init__(self, state: State, cause: str) -> None:
-        self.state = state
-        self.cause = cause
-        self.told: list[Told] = []
-        self.lease_ids: list[str] = []  # of leases and requests that changed
-        self.devices: list[Device] = []
-        self.shown: list[str] = []  # of leases that have to be shown, also where nothing of them is shown now
-        self.look = state.look_is_due  # whether somebody who waits may have a place now
-        self.looks_later = False  # whether that is left to the next entry
-        self.newcomer: Waiting | None = None  # who joined the queue, and was not looked at
+    state: State
+    cause: str
+    look: bool = False  # whether somebody who waits may have a place now
+    looks_later: bool = False  # whether that is left to the next entry
+    told: list[Told] = []
+    lease_ids: list[str] = []  # of leases and requests that changed
+    devices: list[Device] = []
+    shown: list[str] = []  # of leases that have to be shown, also where nothing of them is shown now
+    newcomer: Waiting | None = None  # who joined the queue, and was not looked at
 
     def tell(self, decision: Decision, address: str | None) -> None:
         """Decide something."""

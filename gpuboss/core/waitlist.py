@@ -1,20 +1,25 @@
 """The requests that wait: a heap for each shape, so that nothing ever walks the queue.
 
-Requests of one shape (size, device, node, number, exclusiveness, life) fit in the same places at the same time; if
-the first of them fits nowhere, none of them does. So of each shape only the first is looked for, in `Fronts`.
+Requests of one shape (size, device, node, number, exclusiveness, life, class) fit in the same places at the same time,
+and may have the same leases asked back; if the first of them fits nowhere, none of them does. So of each shape only the
+first is looked for, in `Fronts`. Those for whom leases were asked back already stand apart: room is held for each of
+them.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from gpuboss.events import LeaseRequested
-from gpuboss.fields import MS_MAX
+from gpuboss.fields import MS_MAX, Priority
+
+if TYPE_CHECKING:
+    from gpuboss.core.plans import Plan
 
 GONE_MIN = 1_000  # of those that are gone, so many are always borne in the heaps
 NAMES_MAX = 100_000  # so many are known at a time, so that others can share them
@@ -22,7 +27,7 @@ NEVER_MS = MS_MAX + 1  # the life of who has no end: longer than any
 
 
 class Shape(NamedTuple):
-    """What of a request decides where it fits, and what it may pass."""
+    """What of a request decides where it fits, what it may pass, and which leases may be asked back for it."""
 
     vram_mib: int
     gpus: int
@@ -30,13 +35,14 @@ class Shape(NamedTuple):
     device: str | None
     node: str | None
     ttl_ms: int | None
+    priority: Priority
 
 
 def shape_of(request: LeaseRequested) -> Shape:
     """The shape of a request."""
     # A plain tuple made into a Shape: half the price of calling the class, for something that every request needs.
-    fields = (request.vram_mib, request.gpus, request.exclusive, request.device, request.node, request.ttl_ms)
-    return tuple.__new__(Shape, fields)
+    size = (request.vram_mib, request.gpus, request.exclusive)
+    return tuple.__new__(Shape, (*size, request.device, request.node, request.ttl_ms, request.priority))
 
 
 class Waiting(Struct, order=True, gc=False):
@@ -50,6 +56,9 @@ class Waiting(Struct, order=True, gc=False):
     requested_at_ms: int
     wait_until_ms: int | None
     starves_at_ms: int
+    since_ms: int = 0  # when it was submitted; a jump of the clock moves that
+    preempts_at_ms: int | None = None  # when it has to be looked at again, because it may have more asked back then
+    plan: Plan | None = None  # what was asked back for it
     starves: bool = False  # it waited so long that devices may be drained for it
     gone: bool = False
     is_first: bool = False  # of its shape
@@ -68,6 +77,21 @@ class Waiting(Struct, order=True, gc=False):
 Follow = Callable[[Waiting | None, Waiting | None], None]  # who was the first of a shape, and who is
 
 
+class _Names:
+    """The names that those who wait have in common, kept once: of a million requests they would be 150 MB."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def share(self, request: LeaseRequested) -> None:
+        """Have a request use the names that are known already."""
+        if len(self._known) >= NAMES_MAX:
+            self._known.clear()
+        force_setattr(request, "service", self._known.setdefault(request.service, request.service))
+        if request.session is not None:
+            force_setattr(request, "session", self._known.setdefault(request.session, request.session))
+
+
 class Waitlist:
     """All waiting requests, by id and by shape. Removal is lazy: a heap drops the gone when they come up."""
 
@@ -78,14 +102,18 @@ class Waitlist:
         self._of_service: dict[str, int] = {}  # how many wait, of those of whom anybody does
         self._heaps: dict[Shape, Waiting | list[Waiting]] = {}  # most shapes have one who waits for it, and no heap
         self._gone = 0  # how many in the heaps are
-        self._names: dict[str, str] = {}
+        self._names = _Names()
 
     def add(self, waiting: Waiting) -> bool:
         """Queue a request. True if it is now the first of its shape, so that a place for it must be looked for."""
-        self._share_names(waiting.request)
+        self._names.share(waiting.request)
         self.by_id[waiting.request.lease_id] = waiting
         service = waiting.request.service
         self._of_service[service] = self._of_service.get(service, 0) + 1
+        return self.enter(waiting)
+
+    def enter(self, waiting: Waiting) -> bool:
+        """Let a request stand among those of its shape. True if it is the first of them."""
         heap = self._heaps.get(waiting.shape)
         if heap is None:
             self._heaps[waiting.shape] = waiting
@@ -100,7 +128,8 @@ class Waitlist:
         return waiting.is_first
 
     def remove(self, waiting: Waiting) -> None:
-        """Take a request out: it was granted, or it is over."""
+        """Take a request out: it was granted, or it is over. Nothing may be held for it any more."""
+        assert waiting.plan is None, waiting.request
         waiting.gone = True
         del self.by_id[waiting.request.lease_id]
         service = waiting.request.service
@@ -110,15 +139,22 @@ class Waitlist:
         heap = self._heaps[waiting.shape]
         if isinstance(heap, list):
             self._gone += 1
-            first = self._first(heap)
-        else:
-            first = None
-        if first is None:
-            del self._heaps[waiting.shape]
-        if waiting.is_first:
-            self._follow(waiting, first)
+        self._lead(waiting, heap)
         if self._gone > len(self.by_id) + GONE_MIN:
-            self._drop_gone()
+            # Whoever asks and takes back, behind one who waits for ever, would fill the heaps without end.
+            for heap in self._heaps.values():
+                if isinstance(heap, list):
+                    heap[:] = [each for each in heap if not each.gone]
+                    heapq.heapify(heap)
+            self._gone = 0
+
+    def leave(self, waiting: Waiting) -> None:
+        """Have a request, which goes on waiting, stand apart from those of its shape."""
+        heap = self._heaps[waiting.shape]
+        if isinstance(heap, list):
+            heap.remove(waiting)
+            heapq.heapify(heap)
+        self._lead(waiting, heap)
 
     def count_of(self, service: str) -> int:
         """How many requests of a service wait."""
@@ -142,25 +178,13 @@ class Waitlist:
         """The whole queue in its order. Walks it: for people, not for decisions."""
         return sorted(self.by_id.values())
 
-    def _share_names(self, request: LeaseRequested) -> None:
-        """Have those who wait share the names that they have in common: of a million requests they would be 150 MB."""
-        if len(self._names) >= NAMES_MAX:
-            self._names.clear()
-        for name in ("service", "session"):
-            own = getattr(request, name)
-            if own is not None:
-                force_setattr(request, name, self._names.setdefault(own, own))
-
-    def _drop_gone(self) -> None:
-        """Whoever asks and takes back, behind one who waits for ever, would fill the heaps without end."""
-        for heap in self._heaps.values():
-            if isinstance(heap, list):
-                heap[:] = [each for each in heap if not each.gone]
-                heapq.heapify(heap)
-        self._gone = 0
-
-    def _first(self, heap: list[Waiting]) -> Waiting | None:
-        while heap and heap[0].gone:
+    def _lead(self, was: Waiting, heap: Waiting | list[Waiting]) -> None:
+        """Somebody left a shape, who perhaps was its first."""
+        while isinstance(heap, list) and heap and heap[0].gone:
             heapq.heappop(heap)
             self._gone -= 1
-        return heap[0] if heap else None
+        first = heap[0] if isinstance(heap, list) and heap else None
+        if first is None:
+            del self._heaps[was.shape]
+        if was.is_first:
+            self._follow(was, first)

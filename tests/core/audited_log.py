@@ -55,6 +55,34 @@ class Caps:
         return self.services[service]["max_waiting"] if service in self.services else self.of_each
 
 
+@dataclass(frozen=True)
+class AskingBack:
+    """Whose leases may be asked back for whom."""
+
+    preemption: str = "idle"
+    preempt_after_ms: dict[str, int] = field(default_factory=lambda: {"normal": 60_000, "high": 5_000})
+    min_run_ms: int = 60_000
+
+    @classmethod
+    def of(cls, policy: dict[str, Any]) -> AskingBack:
+        """As a policy has it; what it does not say is as it is by default."""
+        names = ("preemption", "preempt_after_ms", "min_run_ms")
+        return cls(**{name: policy[name] for name in names if name in policy})
+
+    def why_not(self, lease: dict[str, Any], ran_ms: int | None, wants: dict[str, Any], waited_ms: int) -> str | None:
+        """What is wrong with asking for a lease; `ran_ms` None: it is idle."""
+        holder, asker = (("low", "normal", "high").index(each["priority"]) for each in (lease, wants))
+        if self.preemption == "off":
+            return "nothing may be asked back"
+        if ran_ms is None:
+            return None if holder <= asker else "it is idle, and of a higher class"
+        if self.preemption != "lower" or holder >= asker or not lease["preemptible"]:
+            return "it is held, and not to be pre-empted"
+        if ran_ms < self.min_run_ms or waited_ms < self.preempt_after_ms[wants["priority"]]:
+            return f"it ran for {ran_ms} ms, and the other waited for {waited_ms} ms"
+        return None
+
+
 def read_log(entries: Iterable[tuple[str, list[bytes]]]) -> AuditedLog:
     """Sort out who wrote what, and pair decisions with their causes."""
     log = AuditedLog([], (0, 0), [])

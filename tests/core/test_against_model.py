@@ -25,6 +25,7 @@ from gpuboss.events import (
     SessionLost,
     VramReclaimed,
 )
+from gpuboss.fields import PreemptAfter
 from tests.core import hostile
 from tests.core.auditor import Audit, audit
 from tests.core.compared import ComparedLog
@@ -41,12 +42,17 @@ nodes = st.sampled_from(("alpha", "alpha", "beta"))
 numbers = st.integers(0, 2)
 moments = st.sampled_from(MOMENTS_MS)
 ttls = st.sampled_from((1, 100, 1_000))
+reloads = st.sampled_from((0, 5, 5_000, 2**53 - 1))
 mostly = st.sampled_from((True, True, True, True, True, True, False))
 caps = st.sampled_from((None, None, 1, 2, 5))
 RULES: dict[str, Any] = {
     "reservations": st.sampled_from((0, 1, 2, 4)),
     "backfill_order": st.sampled_from(("key", "short")),
     "starve_ms": st.sampled_from((0, 50, 1_000, 1_800_000)),
+    "preemption": st.sampled_from(("off", "idle", "idle", "lower", "lower")),
+    "preempt_after_ms": st.builds(PreemptAfter, st.sampled_from((0, 100)), st.sampled_from((0, 10))),
+    "min_run_ms": st.sampled_from((0, 50, 1_000)),
+    "grace_ms": st.sampled_from((0, 10, 1_000)),
 }
 NOBODY = 12
 back = st.integers(0, NOBODY)  # which request is meant, counted back from the newest
@@ -109,6 +115,7 @@ class AgainstModel(RuleBasedStateMachine):
         session=st.none() | sessions,
         instance=st.sampled_from((None, None, "left")),
         reclaimable=mostly,
+        preemptible=mostly,
     )
     def request(self, **fields: Any) -> None:
         self.requests.append(LeaseRequested(lease_id=f"lease-{len(self.requests):04}", **fields))
@@ -136,9 +143,9 @@ class AgainstModel(RuleBasedStateMachine):
     def renew(self, back: int, own: bool, ttl_ms: int) -> None:
         self.says(LeaseRenewed(*self.meant(back, own), ttl_ms))
 
-    @rule(back=back, own=mostly, kind=st.sampled_from((LeaseIdled, LeaseResumed)))
-    def idle_or_resume(self, back: int, own: bool, kind: Any) -> None:
-        self.says(kind(*self.meant(back, own), 5))
+    @rule(back=back, own=mostly, kind=st.sampled_from((LeaseIdled, LeaseResumed)), reload_ms=reloads)
+    def idle_or_resume(self, back: int, own: bool, kind: Any, reload_ms: int) -> None:
+        self.says(kind(*self.meant(back, own), reload_ms))
 
     @rule(back=back, grace_ms=st.sampled_from((0, 1, 100)), by_scheduler=st.booleans())
     def revoke(self, back: int, grace_ms: int, by_scheduler: bool) -> None:
@@ -228,7 +235,7 @@ class AgainstModel(RuleBasedStateMachine):
             assert why.place == number
             if why.reason in ("reserved_for", "draining"):
                 assert why.blocked_by
-                assert all(places[blocker].place < number for blocker in why.blocked_by)
+                assert all(places[i].place < number or i in state.planned for i in why.blocked_by)
             else:
                 assert set(why.blocked_by) <= set(state.ledger.leases), lease_id
 

@@ -113,7 +113,7 @@ def _without_fsync(bindings: Bindings) -> None:
 
 SCENARIOS = {
     "self-fence": {"process cut off": 3.0},
-    "tombstones": {"process cut off": 3.0, "revoked": 1.0, "flushed": 15.0, "failed over": 3.0},
+    "tombstones": {"failed over": 8.0, "entry repeated": 0.5},
 }
 
 SWITCHES: dict[str, Callable[[Bindings], None]] = {

@@ -40,6 +40,8 @@ class Promises:
         self.granted: dict[str, None] = {}
         self.answered: dict[str, None] = {}
         self.ended: dict[str, None] = {}
+        self._chain = 0, 0  # epoch and number of the last entry of a scheduler, as far as none is missing before it
+        self._over: dict[str, None] = {}  # what ended there: it stays ended, whatever is lost behind it
 
     def take(self, entry_id: str, fields: list[bytes]) -> None:
         """The next entry."""
@@ -52,6 +54,7 @@ class Promises:
             return
         data = json.loads(fields[3])
         if kind in SCHEDULERS or "seq" in data:
+            self._take_chained(kind, data)
             if self._has_gap:
                 self._moved.add(fields[3])
             if not self._is_next(kind, data):
@@ -67,10 +70,25 @@ class Promises:
         if act is not None:
             act(entry_id, data)
 
+    def _take_chained(self, kind: str, data: dict[str, Any]) -> None:
+        """What stands in the log without a gap before it is known to whoever reads it, after a loss too."""
+        epoch, seq = self._chain
+        said = data.get("epoch", 0), data.get("seq", 0)
+        if kind == "SchedulerElected":
+            if said[0] <= epoch or not _goes_on(data, seq):
+                return
+        elif said != (epoch, seq + 1):
+            return
+        self._chain = said
+        if kind in ("LeaseEnded", "LeaseGranted") and data["lease_id"] in self._over:
+            self._blame(f"{data['lease_id']} had ended, and is believed to be held once more")
+        if kind == "LeaseEnded":
+            self._over[data["lease_id"]] = None
+
     def _is_next(self, kind: str, data: dict[str, Any]) -> bool:
         epoch, seq = data.get("epoch", 0), data.get("seq", 0)
         if kind == "SchedulerElected":
-            return bool(epoch > self.epoch and (seq == self.seq + 1 or self._has_gap))
+            return bool(epoch > self.epoch and (_goes_on(data, self.seq) or self._has_gap))
         if self._has_gap:
             return bool(epoch >= self.epoch)
         return bool(epoch == self.epoch and seq == self.seq + 1)
@@ -141,3 +159,10 @@ class Promises:
         lease_id = self._reasserted.pop(data["event_id"], None)
         if lease_id is not None:
             self._charges.pop(lease_id, None)
+
+
+def _goes_on(elected: dict[str, Any], seq: int) -> bool:
+    """Whether an election follows the scheduler's entry of that number. After a loss what was found and led to nothing
+    yet goes, and the numbers of these are given once more."""
+    said: int = elected.get("seq", 0)
+    return 0 < said <= seq + 1 if elected.get("lost") is not None else said == seq + 1
