@@ -129,11 +129,12 @@ class Rooms:
             known = self._known.pop(device, None)
             if known is not None:
                 _take_out(self._open, known)
-                _take_out(self._empty, known)
+                if known[1]:  # else it had leases
+                    _take_out(self._empty, known)
             if devices.get(device.key) is device and is_open(device, exclusive=False):
                 room = self._known[device] = (*left_over(device), device.node.name, device.index, device)
                 insort(self._open, room)
-                if is_open(device, exclusive=True):
+                if room[1] and is_open(device, exclusive=True):
                     insort(self._empty, room)
         self._ledger.changes.changed.clear()
 
