@@ -461,6 +461,17 @@ def test_a_plan_does_not_delay_a_start_that_is_reserved():
     assert kept(given) == {"first": ("cuda:0", 500)}
 
 
+def test_who_wants_to_be_alone_has_nobody_asked_back_where_something_is_reserved():
+    given = Scenario(24_576, 24_576)
+    given.happens(policy(high=0, normal=0))
+    given.request("bounded", 20_000, ttl_ms=1_000, device="cuda:0")
+    given.request("warm", 2_000, device="cuda:1", reclaimable=True)
+    given.request("gang", 8_192, gpus=2)
+    given.says(idled("warm"))
+    assert given.request("alone", 1, exclusive=True, device="cuda:1") == []
+    assert kept(given)["gang"] == ("cuda:1+cuda:0", 1_000)
+
+
 def test_who_comes_later_counts_on_no_lease_whose_end_a_reservation_counts_on():
     given = Scenario(24_576)
     given.request("warm", 12_000, ttl_ms=1_000, reclaimable=True, priority="high")
