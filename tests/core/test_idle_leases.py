@@ -11,9 +11,21 @@ from msgspec.structs import replace
 
 from gpuboss.core.explain import explain
 from gpuboss.core.projections import device_row
-from gpuboss.events import LeaseIdled, LeaseResumed
+from gpuboss.events import LeaseIdled, LeaseReasserted, LeaseResumed, LogLost, SchedulerElected
 from tests.core.reserving import kept, with_rules
-from tests.core.scenario import Scenario, device_lost, idled, padded, policy, reclaimed, renewed, resumed, session_lost
+from tests.core.scenario import (
+    NODE,
+    START_MS,
+    Scenario,
+    device_lost,
+    idled,
+    padded,
+    policy,
+    reclaimed,
+    renewed,
+    resumed,
+    session_lost,
+)
 
 GRACE_MS = 15_000
 
@@ -439,6 +451,17 @@ def test_a_restart_in_the_middle_changes_nothing(before):
         "ended warm-1: yielded, freed",
         "granted gang on cuda:0+cuda:1",
     ]
+
+
+def test_where_entries_of_the_log_are_lost_nothing_is_held_any_more():
+    given = warm(("warm", 20_000))
+    given.request("b", 4_576, service="other")
+    given.request("c", 8_192)
+    given.happens(SchedulerElected("next", "0", 1, "log-2", LogLost(given.entries[-1].id, 9)))
+    assert given.state.planned == {}
+    assert free_and_held(given) == [(0, 0)]
+    said = LeaseReasserted(padded("c"), "imajin", NODE, "cuda:0", ["cuda:0"], 8_192, "normal", "held", START_MS, 10)
+    assert given.says(said) == ["again granted c on cuda:0"]
 
 
 # ---------------------------------------------------------------- beside reservations
