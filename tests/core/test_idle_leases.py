@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gpuboss.core.adoption import adopt_input
 from gpuboss.core.explain import explain
 from gpuboss.core.projections import device_row
-from gpuboss.events import LeaseIdled, LeaseReasserted, LeaseResumed, LogLost, SchedulerElected
+from gpuboss.events import LeaseIdled, LeaseReasserted, LeaseReleased, LeaseResumed, LogLost, SchedulerElected
 from tests.core.reserving import kept, with_rules
 from tests.core.scenario import (
     NODE,
@@ -462,6 +463,14 @@ def test_where_entries_of_the_log_are_lost_nothing_is_held_any_more():
     assert free_and_held(given) == [(0, 0)]
     said = LeaseReasserted(padded("c"), "imajin", NODE, "cuda:0", ["cuda:0"], 8_192, "normal", "held", START_MS, 10)
     assert given.says(said) == ["again granted c on cuda:0"]
+
+
+def test_other_rules_hold_nothing_of_what_ours_asked_back():
+    given = warm(("warm", 20_000))
+    given.request("b", 8_192)
+    adopt_input(given.state, f"{given.now_ms}-99", LeaseReleased(padded("warm"), "imajin"), by_scheduler=False)
+    assert given.state.planned == {}
+    assert free_and_held(given) == [(4_576, 0)]
 
 
 # ---------------------------------------------------------------- beside reservations
