@@ -266,7 +266,8 @@ class Decision(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LeaseGranted(Decision, frozen=True):
-    """A lease begins. `fence` only grows; `device` is the first of `devices`."""
+    """A lease begins. `fence` only grows; `device` is the first of `devices`. `priority` is there where the request
+    counts as less than it claimed."""
 
     lease_id: str
     service: str
@@ -279,6 +280,7 @@ class LeaseGranted(Decision, frozen=True):
     expires_at_ms: int | None
     waited_ms: int
     fence: int
+    priority: Priority | None = None
 
 
 class LeaseDenied(Decision, frozen=True):

@@ -10,15 +10,16 @@ from __future__ import annotations
 import heapq
 
 from gpuboss.core.addresses import reply_address
-from gpuboss.core.fronts import Front, Head
+from gpuboss.core.fronts import Entry, Front, Head
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
+from gpuboss.core.quotas import left_mib, may_begin, park
 from gpuboss.core.reservations import Reservations, drain, reserve
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Shape, Waiting
 from gpuboss.events import LeaseGranted, LeaseRequested, PromiseMoved
-from gpuboss.fields import MS_MAX
+from gpuboss.fields import MS_MAX, Priority
 
 Passing = tuple[int, int, int, Waiting, list[Device]]  # its life, key and arrival; and where it would go
 
@@ -27,6 +28,7 @@ def grant_pass(turn: Turn) -> None:
     """Grant everything that has an admitted place; afterwards nobody who waits has one."""
     state = turn.state
     before = state.reservations
+    park(state)
     if not state.waitlist.by_id or state.recovering_since_ms is not None:
         state.reservations = Reservations()
     else:
@@ -35,16 +37,18 @@ def grant_pass(turn: Turn) -> None:
     _keep_promises(turn, before)
 
 
-def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[Device]) -> bool:
-    """Grant a new request that finds nobody waiting, if it has a place among the devices that could hold it: what the
+def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, priority: Priority) -> bool:
+    """Grant a new request that finds nobody waiting, if it has a place and is within its service's limit: what the
     pass would do, without the queue."""
     state = turn.state
     if state.waitlist.by_id or state.recovering_since_ms is not None:
         return False
-    devices = place(shape, able)
+    if shape.service is not None and shape.size_mib > left_mib(state, shape.service):
+        return False
+    devices = place(shape, state.candidates(shape))
     if devices is None:
         return False
-    _open_lease(turn, request, state.arrivals, state.now_ms, devices)
+    _open_lease(turn, request, priority, state.arrivals, state.now_ms, devices)
     return True
 
 
@@ -59,7 +63,7 @@ def look_at(turn: Turn, waiting: Waiting) -> None:
         turn.look = True
         return
     able = state.candidates(waiting.shape)
-    devices = place(waiting.shape, _admitted(state, waiting.shape, able))
+    _, devices = _place(state, waiting.shape, able)
     if devices is None:
         _keep_for(state, waiting, able, state.reservations)
         _promise_to_first(state.reservations)
@@ -95,18 +99,14 @@ class _Walk:
     def _until_all_is_reserved(self, heads: list[Head]) -> None:
         """The first of the shapes one after the other, until as many have no place as may have one reserved."""
         state = self._state
-        heads, passed = list(heads), []
+        heads = list(heads)
+        passed: list[tuple[Front, Entry]] = []
         heapq.heapify(heads)
         while heads and not self._is_stale and len(state.reservations.first) < state.policy.reservations:
             front = heads[0][2]
-            shape = front.queue[0][2]
-            waiting, devices = _place(state, shape, front.able)
-            if devices is not None and self._serve(waiting, devices):
-                front.enter(state.waitlist.first(shape))
-            else:
-                passed.append((front, front.pass_over()))
-                if devices is None:
-                    _keep_for(state, waiting, front.able, self._before)
+            entry = front.first(state.waitlist)  # another than in `heads`, if a grant has parked that one
+            if entry is not None and entry[:2] == heads[0][:2]:
+                self._look_at_first(front, entry[2], passed)
             following = front.first(state.waitlist)
             if following is None:
                 heapq.heappop(heads)
@@ -114,6 +114,16 @@ class _Walk:
                 heapq.heapreplace(heads, (following[0], following[1], front))
         for front, entry in passed:
             heapq.heappush(front.queue, entry)
+
+    def _look_at_first(self, front: Front, shape: Shape, passed: list[tuple[Front, Entry]]) -> None:
+        state = self._state
+        waiting, devices = _place(state, shape, front.able)
+        if devices is not None and self._serve(waiting, devices):
+            front.enter(state.waitlist.first(shape))
+            return
+        passed.append((front, front.pass_over()))
+        if devices is None:
+            _keep_for(state, waiting, front.able, self._before)
 
     def _who_fits(self, fronts: list[Front]) -> None:
         """Once nothing more is reserved, those of whom there is room for one: who does not fit is not looked at."""
@@ -126,6 +136,8 @@ class _Walk:
         heapq.heapify(queue)
         while queue and not self._is_stale:
             _, _, shape, front = heapq.heappop(queue)
+            if state.waitlist.first(shape) is None:
+                continue  # a grant has parked it
             waiting, devices = _place(state, shape, front.able)
             if devices is not None and self._serve(waiting, devices):
                 following = state.waitlist.first(shape)
@@ -142,15 +154,17 @@ class _Walk:
             return True
         life_ms = MS_MAX if waiting.shape.ttl_ms is None else waiting.shape.ttl_ms
         passing = (life_ms, waiting.key, waiting.arrival, waiting, devices)
-        self._shortest = passing if self._shortest is None else min(self._shortest, passing)
+        # Who is looked at twice keeps the place that was found first: what was reserved since is for those behind it.
+        if self._shortest is None or passing[:3] < self._shortest[:3]:
+            self._shortest = passing
         return False
 
 
 def _place(state: State, shape: Shape, able: list[Device]) -> tuple[Waiting, list[Device] | None]:
-    """The first who waits for a shape, and its place."""
+    """The first who waits for a shape, and its place, if it may begin."""
     waiting = state.waitlist.first(shape)
     assert waiting is not None
-    return waiting, place(shape, _admitted(state, shape, able))
+    return waiting, place(shape, _admitted(state, shape, able)) if may_begin(state, waiting) else None
 
 
 def _admitted(state: State, shape: Shape, able: list[Device]) -> list[Device]:
@@ -163,7 +177,7 @@ def _admitted(state: State, shape: Shape, able: list[Device]) -> list[Device]:
 def _keep_for(state: State, waiting: Waiting, able: list[Device], before: Reservations) -> None:
     """Somebody has no place: reserve one for it, or, where no time for that is known, see to it that it comes up."""
     policy, kept = state.policy, state.reservations
-    if len(kept.first) >= policy.reservations:
+    if len(kept.first) >= policy.reservations or not may_begin(state, waiting):
         return
     kept.first.append(waiting)
     unreserved = [device for device in able if device not in kept.by_device] if kept.by_device else able
@@ -219,10 +233,12 @@ def _grant(turn: Turn, waiting: Waiting, devices: list[Device]) -> None:
     state = turn.state
     state.reservations.use(waiting.shape, devices, state.now_ms, state.policy)
     state.waitlist.remove(waiting)
-    _open_lease(turn, waiting.request, waiting.arrival, waiting.requested_at_ms, devices)
+    _open_lease(turn, waiting.request, waiting.priority, waiting.arrival, waiting.requested_at_ms, devices)
 
 
-def _open_lease(turn: Turn, request: LeaseRequested, arrival: int, requested_at_ms: int, devices: list[Device]) -> None:
+def _open_lease(
+    turn: Turn, request: LeaseRequested, priority: Priority, arrival: int, requested_at_ms: int, devices: list[Device]
+) -> None:
     state = turn.state
     now_ms = state.now_ms
     expires_at_ms = None if request.ttl_ms is None else now_ms + request.ttl_ms
@@ -247,8 +263,11 @@ def _open_lease(turn: Turn, request: LeaseRequested, arrival: int, requested_at_
         expires_at_ms=expires_at_ms,
         waited_ms=now_ms - requested_at_ms,
         fence=state.fence,
+        priority=None if priority == request.priority else priority,
     )
     state.ledger.open(Lease(request, arrival, granted, devices, "held", expires_at_ms, now_ms))
+    assert request.service not in state.limits or left_mib(state, request.service) >= 0, request
+    park(state)
     if expires_at_ms is not None:
         state.timers.set(expires_at_ms, TimerKind.LEASE_EXPIRY, request.lease_id)
     turn.lease_ids.append(request.lease_id)

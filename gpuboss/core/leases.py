@@ -193,9 +193,10 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
     if waiting is None:
         state.arrivals += 1
         request, arrival = _request_behind(event), state.arrivals
+        priority = request.priority
         state.join_session(request)
     else:
-        request, arrival = waiting.request, waiting.arrival
+        request, arrival, priority = waiting.request, waiting.arrival, waiting.priority
     granted = LeaseGranted(
         cause=turn.cause,
         session=request.session,
@@ -210,6 +211,7 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
         expires_at_ms=event.expires_at_ms,
         waited_ms=0,
         fence=event.fence,
+        priority=None if priority == request.priority else priority,
     )
     held: lifecycle.State = "idle" if event.state == "idle" else "held"
     state.ledger.reopen(Lease(request, arrival, granted, devices, held, event.expires_at_ms, state.now_ms))

@@ -18,7 +18,7 @@ from gpuboss.core.state import State
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting, shape_of
 from gpuboss.events import DeviceObserved, LeaseDenied, LeaseEnded, LeaseGranted, LeaseRequested, PolicySet
-from gpuboss.fields import Digest
+from gpuboss.fields import Digest, Priority
 
 
 class _Lease(Struct, array_like=True):
@@ -39,6 +39,7 @@ class _Lease(Struct, array_like=True):
 
 class _Waiting(Struct, array_like=True):
     request: LeaseRequested
+    priority: Priority
     key: int
     arrival: int
     requested_at_ms: int
@@ -133,7 +134,8 @@ def load(dumped: bytes) -> State:
     state.now_ms = snapshot.now_ms
     state.epoch, state.seq = snapshot.epoch, snapshot.seq
     state.core, state.incarnation = snapshot.core, snapshot.incarnation
-    state.policy, state.policy_recorded = snapshot.policy, snapshot.policy_recorded
+    state.set_policy(snapshot.policy)
+    state.policy_recorded = snapshot.policy_recorded
     state.fence, state.arrivals = snapshot.fence, snapshot.arrivals
     state.recovering_since_ms = snapshot.recovering_since_ms
     if state.recovering_until_ms is not None:
@@ -176,6 +178,7 @@ def _dump_lease(lease: Lease) -> _Lease:
 def _dump_waiting(waiting: Waiting) -> _Waiting:
     return _Waiting(
         request=waiting.request,
+        priority=waiting.priority,
         key=waiting.key,
         arrival=waiting.arrival,
         requested_at_ms=waiting.requested_at_ms,
@@ -237,7 +240,8 @@ def _load_lease(state: State, dumped: _Lease) -> None:
 def _load_waiting(state: State, dumped: _Waiting) -> None:
     waiting = Waiting(
         request=dumped.request,
-        shape=shape_of(dumped.request),
+        shape=shape_of(dumped.request, state.limits),
+        priority=dumped.priority,
         key=dumped.key,
         arrival=dumped.arrival,
         requested_at_ms=dumped.requested_at_ms,
@@ -245,9 +249,7 @@ def _load_waiting(state: State, dumped: _Waiting) -> None:
         starves_at_ms=dumped.starves_at_ms,
         starves=dumped.starves,
     )
-    state.waitlist.add(waiting)
-    if waiting.wait_until_ms is not None:
-        state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, waiting.request.lease_id)
+    state.enqueue(waiting)
 
 
 def _load_kept(state: State, snapshot: _Snapshot) -> None:

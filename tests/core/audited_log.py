@@ -45,14 +45,25 @@ class AuditedLog:
 
 @dataclass
 class Caps:
-    """How many requests of one service may wait: of each, and, where they have rules of their own, of some."""
+    """How many requests of one service may wait, and how much it may hold: of each, and, where they have rules of
+    their own, of some."""
 
     of_each: int | None = 10_000
-    services: dict[str, dict[str, int]] = field(default_factory=dict)
+    services: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def of(self, service: str) -> int | None:
-        """Of this service; None: any number."""
-        return self.services[service]["max_waiting"] if service in self.services else self.of_each
+        """How many of this service may wait; None: any number."""
+        return self.services[service].get("max_waiting") if service in self.services else self.of_each
+
+    def limit_mib(self, service: str) -> int | None:
+        """How many MiB its leases may hold on all devices together; None: any number."""
+        return self.services.get(service, {}).get("limit_mib")
+
+    def counts_as(self, asked: dict[str, Any]) -> str:
+        """The priority of a request: what it claims, or the most that its service may."""
+        ranks = ("low", "normal", "high")
+        most = self.services.get(asked["service"], {}).get("max_priority", "high")
+        return ranks[min(ranks.index(asked["priority"]), ranks.index(most))]
 
 
 def read_log(entries: Iterable[tuple[str, list[bytes]]]) -> AuditedLog:

@@ -161,7 +161,7 @@ class Audit:
             if any(known.asked.get(name) != asked.get(name) for name in ESSENCE):
                 self._blame(entry, "repeats a lease_id with other fields, and was not rejected")
             return
-        key = self._now_ms - self._head_start_ms[asked["priority"]]
+        key = self._now_ms - self._head_start_ms[self._caps.counts_as(asked)]
         wait_ms = asked.get("wait_ms")
         wait_until_ms = None if wait_ms is None else self._now_ms + wait_ms
         self.accounts[asked["lease_id"]] = Account(asked, (key, entry.at), self._now_ms, wait_until_ms)
@@ -258,7 +258,9 @@ class Audit:
         data = entry.data
         match entry.type:
             case "LeaseRequested":  # beyond the cap; a repetition is of an older account
-                return account.order[1] == entry.at and self._is_beyond_cap(account)
+                return account.order[1] == entry.at and (self._is_beyond_cap(account) or self._is_beyond_limit(account))
+            case "PolicySet":
+                return account.standing == "waiting" and self._is_beyond_limit(account)
             case "LeaseReleased":
                 return bool(lease_id == data["lease_id"] and account.asked["service"] == data["service"])
             case "LeaseRevoked":
@@ -278,6 +280,12 @@ class Audit:
         waiting = [each.asked["service"] for each in self.accounts.values() if each.standing == "waiting"]
         most = self._caps.of(new.asked["service"])
         return most is not None and self._recovery.since_ms is None and waiting.count(new.asked["service"]) > most
+
+    def _is_beyond_limit(self, account: Account) -> bool:
+        """Whether it alone is more than its service may hold."""
+        limit_mib = self._caps.limit_mib(account.asked["service"])
+        size_mib = account.asked["vram_mib"] * account.asked["gpus"]
+        return limit_mib is not None and size_mib > limit_mib and self._recovery.since_ms is None
 
     # ------------------------------------------------------------ the decisions
 
@@ -307,6 +315,10 @@ class Audit:
         if self._recovery.since_ms is not None:
             self._blame(decision, "grants while holders of what was lost still have the word")
         before = [each for each in self.accounts.values() if each.standing == "waiting" and each.shape == account.shape]
+        if self._caps.limit_mib(asked["service"]) is not None:
+            before = [each for each in before if each.asked["service"] == asked["service"]]
+        else:
+            before = [each for each in before if self._caps.limit_mib(each.asked["service"]) is None]
         if any(each.order < account.order for each in before):
             self._blame(decision, "overtakes a request of the same shape")
         if (asked["service"], asked.get("session")) in self._lost:
@@ -330,6 +342,15 @@ class Audit:
         account.expires_ms, account.expiry_set_ms = data["expires_at_ms"], self._now_ms
         for key in devices:
             self._check_device(decision, key)
+        self._check_limit(decision, asked["service"])
+
+    def _check_limit(self, decision: Audited, service: str) -> None:
+        """At a grant: what its service is charged for, this grant among it, is within its limit."""
+        mine = [each for each in self.accounts.values() if each.asked["service"] == service]
+        held_mib = sum(each.asked["vram_mib"] * len(each.devices) for each in mine)
+        limit_mib = self._caps.limit_mib(service)
+        if limit_mib is not None and held_mib > limit_mib:
+            self._blame(decision, f"takes {service} to {held_mib} MiB, it may hold {limit_mib}")
 
     def _check_device(self, decision: Audited, key: str) -> None:
         """S1, at a grant: what is promised on the device, this grant among it, is there."""
@@ -353,12 +374,13 @@ class Audit:
         its_own = entry.type == "LeaseRequested" and entry.data["lease_id"] == lease_id
         lost = (account.asked["service"], account.asked.get("session")) in self._lost
         looked = its_own or entry.type in ("DeviceObserved", "DeviceLost") or entry.id == self._recovery.ended_by
+        hopeless = self._is_beyond_limit(account) and (due or entry.id == self._recovery.ended_by)
         right = {
             "impossible": looked and self._recovery.since_ms is None,
             "timeout": entry.type == "ClockTicked" and due,
             "cancelled": entry.type in ("LeaseReleased", "LeaseRevoked") and due,
             "session_lost": (entry.type == "SessionLost" and due) or (its_own and lost),
-            "quota": its_own and due,
+            "quota": (its_own and due) or hopeless,
         }
         if not right.get(reason, False) or not decision.data["detail"]:
             self._blame(decision, f"denies as {reason}, because of {entry.type}")

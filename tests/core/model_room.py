@@ -21,6 +21,7 @@ class Case:
     submitted_ms: int
     wait_until_ms: int | None
     is_: str = "waiting"
+    counts_as: str = ""
     starves_ms: int = 0
     starves: bool = False
     promised_ms: int | None = None

@@ -22,6 +22,7 @@ from gpuboss.events import (
     SessionLost,
     VramReclaimed,
 )
+from gpuboss.fields import ServiceRules
 from tests.core import hostile
 from tests.core.scenario import Log, observed, policy
 
@@ -158,7 +159,10 @@ class Traffic:
     def _set_policy(self) -> None:
         draw = self.random.choice
         most, own = draw((None, 3, 10)), draw((None, 1, 20))
-        services = {} if own is None else {"imajin": own}
+        services: dict[str, int | ServiceRules] = {} if own is None else {"imajin": own}
+        if draw((True, False)):
+            limit_mib = draw((8_192, 24_576, 40_960))
+            services["ollama"] = ServiceRules(most, limit_mib=limit_mib, max_priority=draw(("low", "normal", "high")))
         rules: dict[str, Any] = {
             "reservations": draw((0, 1, 1, 2, 4, 4)),
             "backfill_order": draw(("key", "key", "short")),
