@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 
 from gpuboss.core.addresses import reply_address
-from gpuboss.core.fronts import Entry, Front, Head
+from gpuboss.core.fronts import Front, Head
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
 from gpuboss.core.quotas import left_mib, may_begin, park
@@ -99,14 +99,18 @@ class _Walk:
     def _until_all_is_reserved(self, heads: list[Head]) -> None:
         """The first of the shapes one after the other, until as many have no place as may have one reserved."""
         state = self._state
-        heads = list(heads)
-        passed: list[tuple[Front, Entry]] = []
+        heads, passed = list(heads), []
         heapq.heapify(heads)
         while heads and not self._is_stale and len(state.reservations.first) < state.policy.reservations:
             front = heads[0][2]
-            entry = front.first(state.waitlist)  # another than in `heads`, if a grant has parked that one
-            if entry is not None and entry[:2] == heads[0][:2]:
-                self._look_at_first(front, entry[2], passed)
+            shape = front.queue[0][2]
+            waiting, devices = _place(state, shape, front.able)
+            if devices is not None and self._serve(waiting, devices):
+                front.enter(state.waitlist.first(shape))
+            else:
+                passed.append((front, front.pass_over()))
+                if devices is None:
+                    _keep_for(state, waiting, front.able, self._before)
             following = front.first(state.waitlist)
             if following is None:
                 heapq.heappop(heads)
@@ -114,16 +118,6 @@ class _Walk:
                 heapq.heapreplace(heads, (following[0], following[1], front))
         for front, entry in passed:
             heapq.heappush(front.queue, entry)
-
-    def _look_at_first(self, front: Front, shape: Shape, passed: list[tuple[Front, Entry]]) -> None:
-        state = self._state
-        waiting, devices = _place(state, shape, front.able)
-        if devices is not None and self._serve(waiting, devices):
-            front.enter(state.waitlist.first(shape))
-            return
-        passed.append((front, front.pass_over()))
-        if devices is None:
-            _keep_for(state, waiting, front.able, self._before)
 
     def _who_fits(self, fronts: list[Front]) -> None:
         """Once nothing more is reserved, those of whom there is room for one: who does not fit is not looked at."""
@@ -136,8 +130,6 @@ class _Walk:
         heapq.heapify(queue)
         while queue and not self._is_stale:
             _, _, shape, front = heapq.heappop(queue)
-            if state.waitlist.first(shape) is None:
-                continue  # a grant has parked it
             waiting, devices = _place(state, shape, front.able)
             if devices is not None and self._serve(waiting, devices):
                 following = state.waitlist.first(shape)
@@ -267,7 +259,6 @@ def _open_lease(
     )
     state.ledger.open(Lease(request, arrival, granted, devices, "held", expires_at_ms, now_ms))
     assert request.service not in state.limits or left_mib(state, request.service) >= 0, request
-    park(state)
     if expires_at_ms is not None:
         state.timers.set(expires_at_ms, TimerKind.LEASE_EXPIRY, request.lease_id)
     turn.lease_ids.append(request.lease_id)
