@@ -15,7 +15,7 @@ from gpuboss.errors import (
 )
 
 if TYPE_CHECKING:
-    from gpuboss.client import Device, GPUBoss, Lease
+    from gpuboss.client import Device, GPUBoss, Lease, Resident
 
 __version__ = "0.1.0"
 
@@ -29,13 +29,14 @@ __all__ = [
     "LeaseImpossible",
     "LeaseLost",
     "LeaseTimeout",
+    "Resident",
     "SchedulerUnavailable",
 ]
 
 
 def __getattr__(name: str) -> object:
     # The client pulls in redis (140 ms of CPU); `gpuboss --help` and the pure core must not pay for it.
-    if name in ("GPUBoss", "Lease", "Device"):
+    if name in ("GPUBoss", "Lease", "Device", "Resident"):
         from gpuboss import client
 
         return getattr(client, name)

@@ -27,6 +27,8 @@ from gpuboss.fields import (
     LeaseId,
     Mib,
     Ms,
+    PreemptAfter,
+    Preemption,
     Priority,
     ServiceName,
     ServiceRules,
@@ -100,7 +102,8 @@ class LeaseResumed(Event, frozen=True):
 class LeaseReasserted(Event, frozen=True):
     """A holder repeats the projection of its lease after the log was lost (a new `incarnation`).
 
-    `exclusive` and `instance` are as in its request; without them it is taken to share, and to be answered as all are.
+    `exclusive`, `reclaimable` and `instance` are as in its request; without them it is taken to share, not to be kept
+    idle from now on, and to be answered as all are.
     """
 
     lease_id: LeaseId
@@ -116,6 +119,7 @@ class LeaseReasserted(Event, frozen=True):
     expires_at_ms: Ms | None = None
     session: SessionId | None = None
     exclusive: bool = False
+    reclaimable: bool = False
     instance: ServiceName | None = None
 
 
@@ -165,9 +169,9 @@ class SchedulerElected(Event, frozen=True, omit_defaults=True):
 class PolicySet(Event, frozen=True):
     """The rules from here on, every value resolved. `margin_mib` null: the devices' own default.
 
-    `max_waiting` is how many requests of each service may wait, unless `services` names it; null, as in logs from
-    before there was such a rule: any number.
-    """
+    Of each service `max_waiting` requests may wait (null: any number), unless `services` names it. `preemption`: which
+    leases may be asked back for who waits, `grace_ms` in which they are given back; `preempt_after_ms` and
+    `min_run_ms` bound what `lower` may do."""
 
     head_start_ms: HeadStart
     margin_mib: Mib | None
@@ -178,6 +182,10 @@ class PolicySet(Event, frozen=True):
     reservations: Annotated[int, Meta(ge=0, le=RESERVATIONS_MAX)] = 4
     backfill_order: Literal["key", "short"] = "key"
     starve_ms: Ms = 1_800_000
+    preemption: Preemption = "idle"
+    preempt_after_ms: PreemptAfter = PreemptAfter()
+    min_run_ms: Ms = 60_000
+    grace_ms: Ms = 15_000
 
 
 class DeviceObserved(Event, frozen=True):
@@ -266,8 +274,7 @@ class Decision(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LeaseGranted(Decision, frozen=True):
-    """A lease begins. `fence` only grows; `device` is the first of `devices`. `priority` is there where the request
-    counts as less than it claimed."""
+    """A lease begins. `fence` only grows; `device` is the first of `devices`. `priority`: less than was claimed."""
 
     lease_id: str
     service: str
@@ -387,13 +394,6 @@ FACTS = _by_name(
     SnapshotTaken,
 )
 DECISIONS = _by_name(
-    LeaseGranted,
-    LeaseDenied,
-    YieldRequested,
-    PromiseMoved,
-    LeaseExtended,
-    LeaseStateChanged,
-    LeaseEnded,
-    EventRejected,
+    LeaseGranted, LeaseDenied, YieldRequested, PromiseMoved, LeaseExtended, LeaseStateChanged, LeaseEnded, EventRejected
 )
 ALL = FROM_SERVICES | FROM_OPERATORS | FACTS | DECISIONS

@@ -32,6 +32,7 @@ Text = Annotated[str, Meta(max_length=512)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")]
 StreamId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}(?!\n)$")]
 Priority = Literal["low", "normal", "high"]
+Preemption = Literal["off", "idle", "lower"]
 
 
 class HeadStart(Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,6 +41,13 @@ class HeadStart(Struct, frozen=True, forbid_unknown_fields=True):
     low: Ms = 0
     normal: Ms = 900_000
     high: Ms = 3_600_000
+
+
+class PreemptAfter(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a request of each priority waits, in ms, before held leases of lower ones may be asked back for it."""
+
+    normal: Ms = 60_000
+    high: Ms = 5_000
 
 
 class ServiceRules(Struct, frozen=True, omit_defaults=True):

@@ -95,6 +95,11 @@ def ended(entries: list[tuple[str, str, dict[str, Any]]], service: str) -> bool:
     return any(kind == "LeaseEnded" and data["service"] == service for _, kind, data in entries)
 
 
+def number_of(entries: list[tuple[str, str, dict[str, Any]]], kind: str, service: str) -> int:
+    """How many events of a type the log holds about one service."""
+    return sum(each == kind and data.get("service") == service for _, each, data in entries)
+
+
 def granted(entries: list[tuple[str, str, dict[str, Any]]], *services: str) -> bool:
     """Whether each of these services was granted something."""
     return set(services) <= {data["service"] for _, kind, data in entries if kind == "LeaseGranted"}
@@ -147,6 +152,28 @@ def overtake(stage: Stage) -> None:
     line("  asked last, served first")
 
 
+def keep_warm(stage: Stage) -> None:
+    """A model stays on its card until somebody needs the room, and comes back for its next use."""
+    scene("A resident model: loaded by its first use, warm in between; then somebody else needs its room")
+    use = ("--device", "cuda:0", "--load", "700ms", "--hold", "300ms", "--every", "1500ms")
+    illustrator = stage.service("illustrator", 20, "--resident", "--model", "its model", *use)
+    stage.wait("a second use", lambda entries: number_of(entries, "LeaseResumed", "illustrator") > 0)
+    stage.service("visitor", 20, "--device", "cuda:0", "--hold", "500ms", "--times", "1")
+    stage.wait("the visitor", lambda entries: number_of(entries, "LeaseRequested", "visitor") > 0)
+    [lease_id] = [
+        data["lease_id"]
+        for _, kind, data in stage.entries()
+        if kind == "LeaseGranted" and data["service"] == "illustrator"
+    ]
+    stage.run("revoke", lease_id, "--grace", "10s")
+    stage.wait("it to be asked back", lambda entries: number_of(entries, "YieldRequested", "illustrator") > 0)
+    stage.wait("it to come back", lambda entries: number_of(entries, "LeaseGranted", "illustrator") > 1)
+    idled = number_of(stage.entries(), "LeaseIdled", "illustrator")
+    stage.wait("another use", lambda entries: number_of(entries, "LeaseIdled", "illustrator") > idled)
+    illustrator.terminate()
+    stage.wait("its end", lambda entries: number_of(entries, "LeaseEnded", "illustrator") > 1)
+
+
 def crash(stage: Stage) -> None:
     """A process dies with its lease; its VRAM comes back."""
     scene("A service is killed while it holds 20 GB; another waits for the room")
@@ -192,6 +219,7 @@ def main() -> int:
         stage.wait("the scheduler", lambda entries: any(kind == "DeviceObserved" for _, kind, _ in entries))
         compete(stage)
         overtake(stage)
+        keep_warm(stage)
         crash(stage)
         return epilogue(stage)
 

@@ -72,7 +72,7 @@ def _waiting(state: State, waiting: Waiting) -> Account:
         "device": request.device,
         "node": request.node,
         "exclusive": request.exclusive,
-        "priority": waiting.priority,
+        "priority": waiting.shape.priority,
         "requested_at_ms": waiting.requested_at_ms,
         "wait_until_ms": waiting.wait_until_ms,
         "place": why.place,
@@ -97,7 +97,7 @@ def _blocker(state: State, lease_id: str) -> Account:
         "lease_id": lease_id,
         "service": waiting.request.service,
         "vram_mib": waiting.request.vram_mib,
-        "priority": waiting.priority,
+        "priority": waiting.shape.priority,
         "state": "waiting",
         "requested_at_ms": waiting.requested_at_ms,
     }
@@ -137,7 +137,7 @@ def _advice_on_place(state: State, waiting: Waiting, reason: str) -> Iterator[st
             yield f"if it shared its device (exclusive=false), it would fit on {_names(free)} now"
     if reason == "reserved_for" and request.ttl_ms is None:
         yield "with a TTL that ends before those named above start it could use the room until then"
-    if reason == "reserved_for" and waiting.priority != "high":
+    if reason == "reserved_for" and waiting.shape.priority != "high":
         yield "a higher priority comes first; those named above were asked for earlier, or with more of it"
     room_mib = max((device.free_mib for device in _open_to(state, waiting, shape) if not device.exclusive), default=0)
     if reason in ("no_room", "pinned_device_full") and 0 < room_mib < request.vram_mib:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpuboss.client.desk import Desk, Held
+from gpuboss.client.desk import Answer, Desk, Held
 from gpuboss.client.lease import granted
 from gpuboss.client.replies import Reply, log_id
 from gpuboss.errors import LeaseDenied, LeaseImpossible, LeaseLost, LeaseTimeout
@@ -103,7 +103,14 @@ def _extended(desk: Desk, reply: Reply, now_s: float) -> None:
     held = desk.held.get(reply.lease_id)
     if held is not None:
         _note_end(desk, held, reply, now_s)
-        _answer_renewal(held, reply, None)
+        _answer(held, reply, "extended", None)
+
+
+def _state_changed(desk: Desk, reply: Reply, now_s: float) -> None:
+    held = desk.held.get(reply.lease_id)
+    if held is not None and reply.state in ("held", "idle") and _is_news(held, reply):
+        held.lease.is_idle = reply.state == "idle"
+        _answer(held, reply, "idle" if held.lease.is_idle else "held", None)
 
 
 def _note_end(desk: Desk, held: Held, reply: Reply, now_s: float) -> None:
@@ -131,20 +138,29 @@ def _rejected(desk: Desk, reply: Reply, now_s: float) -> None:
     if held is not None and (reply.reason in _DISOWNED or (held.is_reasserted and reply.reason in _NOT_UNDERSTOOD)):
         desk.lose(lease_id, "revoked")
     elif held is not None and reply.reason != "duplicate":
-        _answer_renewal(held, reply, refused)
+        _answer(held, reply, None, refused)
     elif lease_id in desk.waiting and reply.reason not in _NOT_OF_REQUESTS:
         desk.waiting.pop(lease_id).tell(refused)
     elif reply.reason in _DISOWNED:
         desk.leaving.pop(lease_id, None)  # a release of what a new log does not know: no other end will be told
 
 
-def _answer_renewal(held: Held, reply: Reply, refused: LeaseDenied | None) -> None:
-    cause = log_id(reply.cause)
-    if cause <= held.renewed_by:
-        return  # an answer to an earlier one, read again
-    held.renewed_by = cause
-    if held.renewals:
-        held.renewals.pop(0)(refused)
+def _answer(held: Held, reply: Reply, answer: Answer | None, refused: LeaseDenied | None) -> None:
+    """Tell whoever asked first for what is answered, or, of a refusal, whoever asked first. What was asked before that
+    is forgotten: its answer was missed."""
+    if not _is_news(held, reply):
+        return
+    held.answered_to = log_id(reply.cause)
+    for number, ask in enumerate(held.asked):
+        if answer is None or answer == ask.answer:
+            del held.asked[: number + 1]
+            ask.tell(refused)
+            return
+
+
+def _is_news(held: Held, reply: Reply) -> bool:
+    """Whether it is no answer to something earlier, read again."""
+    return log_id(reply.cause) > held.answered_to
 
 
 _ACTS: dict[str, Callable[[Desk, Reply, float], None]] = {
@@ -152,6 +168,7 @@ _ACTS: dict[str, Callable[[Desk, Reply, float], None]] = {
     "LeaseDenied": _denied,
     "LeaseEnded": _ended,
     "LeaseExtended": _extended,
+    "LeaseStateChanged": _state_changed,
     "YieldRequested": _asked_back,
     "EventRejected": _rejected,
 }

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 import anyio
 
 from gpuboss.client import dealings
 from gpuboss.client.lease import Device, Lease
+from gpuboss.client.resident import Resident
 from gpuboss.client.session import Session, mint
 from gpuboss.client.wish import Wish, lease_id_of, request_of, ttl_ms_of
 from gpuboss.config import load_config
@@ -22,6 +24,8 @@ from gpuboss.fields import Priority
 from gpuboss.keys import Keys
 
 CONNECT_TIMEOUT_S = 5.0
+
+M = TypeVar("M")
 
 
 class OtherSettings(TypedDict, total=False):
@@ -86,6 +90,7 @@ class GPUBoss:
             )
         self._connect_timeout_s = ttl_ms_of("connect_timeout", connect_timeout) / 1000
         self._session: Session | None = None
+        self._residents: list[Resident[Any]] = []
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str], **settings: Unpack[Settings]) -> Self:
@@ -108,7 +113,9 @@ class GPUBoss:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give back everything, within a few seconds."""
+        """Unload what is resident, and give back everything, within a few seconds and what unloading takes."""
+        while self._residents:
+            await self._residents.pop().aclose()
         if self._session is not None:
             await self._session.close()
 
@@ -167,6 +174,28 @@ class GPUBoss:
             raise LeaseLost(lease_id, lease.lost_reason)
         if self._config.gpu.enabled:
             await dealings.renew(self._open_session(), lease_id, ttl_ms)
+
+    def resident(
+        self,
+        *,
+        load: Callable[[Device], Awaitable[M]] | Callable[[Device], M],
+        unload: Callable[[M], object],
+        **wish: Unpack[Wish],
+    ) -> Resident[M]:
+        """A model that is kept warm between uses; see `Resident`. Nothing is asked for or loaded before its first use.
+
+        `load` gets the device (see `Device`) and returns the model, `unload` gets that, and this client's last
+        reference to it. Each may be async; if it is not, it runs in a thread. What `load` raises is raised where the
+        model was to be used, what `unload` raises is logged; either way the lease is released. `wish` is what each
+        lease is asked for with: see `Wish`; it is reclaimable. Raises `ConfigError` for wrong arguments.
+        """
+        if wish.get("reclaimable") is False:
+            raise ConfigError("reclaimable=False: a resident model is asked back while it is idle; leave that out")
+        wish["reclaimable"] = True
+        request_of(wish, self._config, lease_id=mint(), session=mint())
+        resident = Resident(partial(self.acquire, **wish), self.release, load, unload)
+        self._residents = [*(each for each in self._residents if not each.is_closed), resident]
+        return resident
 
     def _open_session(self) -> Session:
         if self._session is None:

@@ -1,26 +1,28 @@
-"""What is done with an open session: ask and wait, give back, renew. Whatever is cut short leaves nothing behind."""
+"""What is done with an open session: ask and wait, renew, idle, give back. What is cut short leaves nothing behind."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeVar
 
 import anyio
 from msgspec.structs import replace
 
-from gpuboss.client.desk import Waiting
-from gpuboss.client.lease import Lease
+from gpuboss.client.desk import Answer, Ask, Waiting
+from gpuboss.client.lease import Lease, LeaseState
 from gpuboss.client.link import Refused
 from gpuboss.client.outbox import Letter
 from gpuboss.client.session import Session
-from gpuboss.errors import GPUBossError, LeaseLost, LeaseTimeout, SchedulerUnavailable
-from gpuboss.events import LeaseReleased, LeaseRenewed, LeaseRequested
+from gpuboss.client.wish import reload_ms_of
+from gpuboss.errors import ConfigError, GPUBossError, LeaseDenied, LeaseLost, LeaseTimeout, SchedulerUnavailable
+from gpuboss.events import LeaseIdled, LeaseReleased, LeaseRenewed, LeaseRequested, LeaseResumed
 from gpuboss.full import takes_no_writes
 
 GIVE_BACK_S = 2.0  # how long a release waits until Redis has it; if that is not enough, it is delivered later
 ANSWER_MARGIN_S = 2.0  # how much later than the end of the wait the scheduler's own answer may come
-RENEWAL_S = 10.0  # how long a renewal waits for its answer
+ANSWER_S = 10.0  # how long whoever holds a lease waits for an answer about it
 
 T = TypeVar("T")
 
@@ -41,6 +43,7 @@ async def ask(session: Session, request: LeaseRequested) -> Lease:
         raise outcome
     if outcome.lost_reason is not None:  # whoever was paused reads the grant and its end at once
         raise LeaseLost(outcome.lease_id, outcome.lost_reason)
+    outcome.change_state = partial(change_state, session)
     return outcome
 
 
@@ -66,20 +69,49 @@ async def give_back(session: Session, lease_id: str) -> None:
 async def renew(session: Session, lease_id: str, ttl_ms: int) -> None:
     """Have a held lease end `ttl_ms` from now. Raises `LeaseDenied`, `LeaseLost` and `SchedulerUnavailable`."""
     await _ready(session)
+    if lease_id not in session.desk.held:
+        raise GPUBossError(f"{lease_id} cannot be renewed: this client does not hold it")
+    if not await _is_answered(session, LeaseRenewed(lease_id, session.desk.service, ttl_ms), "extended"):
+        raise SchedulerUnavailable(
+            f"no answer to the renewal of lease {lease_id} within {ANSWER_S:g} s; it ends when it would have"
+        )
+
+
+async def change_state(session: Session, lease: Lease, state: LeaseState, reload_ms: int) -> None:
+    """Idle or resume a lease. Raises `ConfigError`, `LeaseDenied`, `LeaseLost` and `SchedulerUnavailable`."""
+    reload_ms = reload_ms_of(reload_ms)
+    lease_id, verb = lease.lease_id, "idled" if state == "idle" else "resumed"
+    if lease.lost_reason is None:
+        await _ready(session)
+    if lease.lost_reason is not None:
+        raise LeaseLost(lease_id, lease.lost_reason)
     held = session.desk.held.get(lease_id)
     if held is None:
-        raise GPUBossError(f"{lease_id} cannot be renewed: this client does not hold it")
+        raise GPUBossError(f"{lease_id} cannot be {verb}: it was released")
+    if not held.request.reclaimable:
+        raise ConfigError(f"lease {lease_id} cannot be {verb}; expected that it was asked for with reclaimable=True")
+    if lease.deadline is not None:
+        raise LeaseDenied(lease_id, "yielding", f"it was asked back, so it cannot be {verb}; unload and release it")
+    kind = LeaseIdled if state == "idle" else LeaseResumed
+    if not await _is_answered(session, kind(lease_id, session.desk.service, reload_ms), state):
+        raise SchedulerUnavailable(
+            f"lease {lease_id} was {verb}, and nobody said within {ANSWER_S:g} s that it is; do not use its model "
+            "before resume() has returned"
+        )
+
+
+async def _is_answered(session: Session, event: LeaseRenewed | LeaseIdled | LeaseResumed, wanted: Answer) -> bool:
+    """Ask something about a lease that is held; False if nobody answers. Raises what it is refused with."""
     answer: asyncio.Future[GPUBossError | None] = asyncio.get_running_loop().create_future()
-    held.renewals.append(lambda outcome: _settle(answer, outcome))
-    session.outbox.post(LeaseRenewed(lease_id, session.desk.service, ttl_ms))
-    with anyio.move_on_after(RENEWAL_S):
+    asked = session.desk.held[event.lease_id].asked
+    asked.append(Ask(wanted, lambda outcome: _settle(answer, outcome)))
+    session.outbox.post(event)
+    with anyio.move_on_after(ANSWER_S):
         refused = await answer
         if refused is not None:
             raise refused
-        return
-    raise SchedulerUnavailable(
-        f"no answer to the renewal of lease {lease_id} within {RENEWAL_S:g} s; it ends when it would have"
-    )
+        return True
+    return False
 
 
 async def _ready(session: Session) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import msgspec
 
@@ -27,7 +28,8 @@ from gpuboss.events import LeaseReasserted, LeaseReleased, LeaseRequested
 LEAVING_MAX = 10_000  # as many as a reply stream holds entries: an older one's end cannot come any more
 
 Tell = Callable[[Lease | GPUBossError], None]
-TellRenewal = Callable[[GPUBossError | None], None]
+TellAnswer = Callable[[GPUBossError | None], None]
+Answer = Literal["extended", "held", "idle"]
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -37,11 +39,18 @@ class Waiting(msgspec.Struct, frozen=True):
     tell: Tell
 
 
+class Ask(msgspec.Struct, frozen=True):
+    """Something that was asked about a held lease: the answer that does it, and whom a refusal, or None, is told."""
+
+    answer: Answer
+    tell: TellAnswer
+
+
 class Held(msgspec.Struct):
-    """A lease that is held, and what is known of its end.
+    """A lease that is held, what is known of its end, and what was asked about it, in order.
 
     `as_of_ms`: the log's time of the last word about it; an older word, read again, must not prolong it.
-    `renewed_by`: the entry of the log that the last answer to a renewal was about.
+    `answered_to`: the entry of the log that the last answer was about.
     `is_reasserted`: a new log was told of it, and may refuse to hear it.
     """
 
@@ -50,8 +59,8 @@ class Held(msgspec.Struct):
     granted_at_ms: int
     as_of_ms: int
     ends_at_s: float | None = None  # on our own monotonic clock
-    renewals: list[TellRenewal] = []
-    renewed_by: tuple[int, int] = (0, 0)
+    asked: list[Ask] = []
+    answered_to: tuple[int, int] = (0, 0)
     is_reasserted: bool = False
 
 
@@ -100,8 +109,8 @@ class Desk:
     def lose(self, lease_id: str, reason: str) -> None:
         """A lease is over that nobody here released; whoever uses it is told."""
         held = self.held.pop(lease_id)
-        for tell in held.renewals:
-            tell(LeaseLost(lease_id, reason))
+        for ask in held.asked:
+            ask.tell(LeaseLost(lease_id, reason))
         held.lease.lose(reason)
 
     def lose_all(self, reason: str) -> list[str]:
@@ -182,12 +191,13 @@ def reassertions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested | LeaseR
             devices=list(lease.devices),
             vram_mib=lease.vram_mib,
             priority=held.request.priority,
-            state="held" if lease.deadline is None else "yielding",
+            state="yielding" if lease.deadline is not None else "idle" if lease.is_idle else "held",
             granted_at_ms=held.granted_at_ms,
             expires_at_ms=lease.expires_at_ms,
             fence=lease.fence,
             session=held.request.session,
             exclusive=held.request.exclusive,
+            reclaimable=held.request.reclaimable,
             instance=held.request.instance,
         )
 

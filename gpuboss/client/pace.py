@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import anyio
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
+
+T = TypeVar("T")
 
 
 class Backoff:
@@ -41,3 +45,19 @@ class Alarm:
         with anyio.move_on_after(pause_s):
             await self._rung.wait()
         self._rung.clear()
+
+    async def until(self, condition: Callable[[], object], patience_s: float | None = None) -> None:
+        """Sleep until the condition holds, looking again whenever it rings; for that long at most."""
+        with anyio.move_on_after(patience_s):
+            while not condition():
+                await self.sleep(None)
+
+    async def finished(self, work: Coroutine[Any, Any, T], unless: Callable[[], object]) -> asyncio.Task[T]:
+        """Sleep until work is finished; it is cancelled, and awaited all the same, once `unless` holds."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self.ring())
+        await self.until(lambda: task.done() or unless())
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        return task

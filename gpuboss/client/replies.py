@@ -24,6 +24,7 @@ class Reply(msgspec.Struct, frozen=True):
     granted_at_ms: int = 0
     expires_at_ms: int | None = None
     deadline_ms: int = 0
+    state: str = ""
     fence: int = 0
 
 

@@ -16,7 +16,7 @@ from gpuboss.config.units import parse_duration_ms, parse_some_duration_ms, pars
 from gpuboss.config.values import choice, read_boolean, read_device, read_name, shown, whole_number
 from gpuboss.errors import ConfigError
 from gpuboss.events import LeaseRequested
-from gpuboss.fields import GPUS_MAX, VRAM_MIB_MAX, LeaseId, Priority
+from gpuboss.fields import GPUS_MAX, MS_MAX, VRAM_MIB_MAX, LeaseId, Priority
 
 
 class Wish(TypedDict, total=False):
@@ -88,6 +88,12 @@ def request_of(
 def ttl_ms_of(name: str, value: object) -> int:
     """An argument in seconds as ms, at least 1. Raises `ConfigError`, which names it."""
     ms: int = read_at(parse_some_duration_ms, value, name)
+    return ms
+
+
+def reload_ms_of(value: object) -> int:
+    """What loading a model again costs, in ms. Raises `ConfigError`."""
+    ms: int = read_at(whole_number(0, MS_MAX), value, "reload_ms")
     return ms
 
 

@@ -27,7 +27,7 @@ from gpuboss.config.yaml_lines import read_yaml
 from gpuboss.core.policy import MAX_WAITING
 from gpuboss.errors import ConfigError
 from gpuboss.events import PolicySet
-from gpuboss.fields import HeadStart, Priority, ServiceRules
+from gpuboss.fields import HeadStart, PreemptAfter, Preemption, Priority, ServiceRules
 
 __all__ = [
     "Config",
@@ -127,6 +127,10 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
     reservations: int = 4
     backfill_order: Literal["key", "short"] = "key"
     starve_ms: int = 1_800_000
+    preemption: Preemption = "idle"
+    preempt_after_ms: PreemptAfter = PreemptAfter()
+    min_run_ms: int = 60_000
+    grace_ms: int = 15_000
 
     def recorded(self, session_ttl_ms: int, lock_delay_ms: int) -> PolicySet:
         """This policy as the log records it, every value resolved."""
@@ -269,6 +273,7 @@ def _config(values: Values) -> Config:
 
 def _policy(values: Values, path: KeyPath) -> PolicyConfig:
     head_start_ms = _built(HeadStart, values, (*path, "head_start_ms"))
+    preempt_after_ms = _built(PreemptAfter, values, (*path, "preempt_after_ms"))
     named = [key for key in values if len(key) == len(path) + 2 and key[:-1] == (*path, "services")]
     if len(named) > SERVICES_MAX:
         raise ConfigError(
@@ -276,7 +281,8 @@ def _policy(values: Values, path: KeyPath) -> PolicyConfig:
             f"{SERVICES_MAX} at most: give those that are alike the value for all"
         )
     services = {key[-1]: _service(values, key) for key in named}
-    return _built(PolicyConfig, values, path, head_start_ms=head_start_ms, services=services)
+    parts = {"head_start_ms": head_start_ms, "preempt_after_ms": preempt_after_ms, "services": services}
+    return _built(PolicyConfig, values, path, **parts)
 
 
 def _service(values: Values, path: KeyPath) -> ServiceConfig:

@@ -62,12 +62,18 @@ def _margin(value: object) -> int | None:
     return None if value == "auto" else parse_size_mib(value, bare_unit="MiB")
 
 
+def _preemption(value: object) -> object:
+    """YAML reads a bare `off` as false."""
+    return _which_leases("off" if value is False else value)
+
+
 def _devices(value: object) -> tuple[tuple[int, int], ...]:
     return tuple(parse_devices(value))
 
 
 _some_gb = partial(parse_some_size_mib, bare_unit="GB")
 _some_mib = partial(parse_some_size_mib, bare_unit="MiB")
+_which_leases = choice("off", "idle", "lower")
 _priority = choice("low", "normal", "high")
 _name_or_none = optional(read_name)
 _total_mib = partial(parse_size_mib, bare_unit="MiB", most_mib=TOTAL_MIB_MAX)
@@ -109,6 +115,11 @@ SETTINGS = (
     Setting("scheduler.policy.reservations", "reservations", whole_number(0, RESERVATIONS_MAX)),
     Setting("scheduler.policy.backfill_order", "backfill_order", choice("key", "short")),
     Setting("scheduler.policy.starve_ms", "starve_ms", _ms),
+    Setting("scheduler.policy.preemption", "preemption", _preemption),
+    Setting("scheduler.policy.preempt_after_ms.normal", "normal", _ms),
+    Setting("scheduler.policy.preempt_after_ms.high", "high", _ms),
+    Setting("scheduler.policy.min_run_ms", "min_run_ms", _ms),
+    Setting("scheduler.policy.grace_ms", "grace_ms", _ms),
     Setting("scheduler.policy.max_waiting", "max_waiting", whole_number(1, WAITING_MAX)),
     Setting("scheduler.policy.services.*.guarantee_mib", "guarantee_mib", _total_mib),
     Setting("scheduler.policy.services.*.limit_mib", "limit_mib", optional(_total_mib)),

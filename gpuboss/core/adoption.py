@@ -11,9 +11,11 @@ from typing import Any
 
 from gpuboss.core import facts
 from gpuboss.core.addresses import session_member
+from gpuboss.core.eviction import worth
 from gpuboss.core.history import Past
 from gpuboss.core.leases import reassert
 from gpuboss.core.ledger import Lease, device_key
+from gpuboss.core.plans import dissolve_all
 from gpuboss.core.policy import priority_of
 from gpuboss.core.requests import new_waiting
 from gpuboss.core.reservations import Reservations
@@ -54,6 +56,8 @@ def adopt_input(state: State, entry_id: str, event: Event, *, by_scheduler: bool
     """An input of a reign of other rules, at its time. `by_scheduler`: the scheduler wrote it."""
     if isinstance(event, ClockTicked):
         state.advance(event.now_ms)
+        state.ticked_ms = state.now_ms
+    dissolve_all(Turn(state, entry_id))  # other rules hold nothing of what ours asked back
     handler = _INPUTS.get(type(event))
     if handler is not None and not (by_scheduler and isinstance(event, LeaseRevoked)):
         handler(Turn(state, entry_id), event)
@@ -92,7 +96,8 @@ def _ask(turn: Turn, request: LeaseRequested) -> None:
         return
     state.arrivals += 1
     state.join_session(request)
-    state.enqueue(new_waiting(state, request, shape_of(request, state.limits), priority_of(state.policy, request)))
+    shape = shape_of(request, priority_of(state.policy, request), state.limits)
+    state.enqueue(new_waiting(state, request, shape))
 
 
 def _set_policy(turn: Turn, event: PolicySet) -> None:
@@ -193,7 +198,9 @@ def _grant(state: State, granted: LeaseGranted) -> None:
         raise CannotAdopt(f"there is no {' or no '.join(granted.devices) or 'device'} on {granted.node}")
     state.waitlist.remove(waiting)
     expires_at_ms = granted.expires_at_ms
-    lease = Lease(waiting.request, waiting.arrival, granted, known, "held", expires_at_ms, state.now_ms)
+    lease = Lease(
+        waiting.request, waiting.arrival, granted, known, "held", expires_at_ms, state.now_ms, since_ms=state.now_ms
+    )
     state.ledger.reopen(lease)
     state.fence = max(state.fence, granted.fence)
     if expires_at_ms is not None:
@@ -229,7 +236,9 @@ def _extend(state: State, extended: LeaseExtended) -> None:
 
 def _ask_back(state: State, asked: YieldRequested) -> None:
     lease = _lease(state, asked.lease_id)
-    lease.state = "yielding"
+    if lease.state == "idle" and asked.for_ is not None:
+        state.floor = worth(lease)
+    state.ledger.move(lease, "yielding")
     lease.yield_by_ms, lease.yield_set_ms = asked.deadline_ms, state.now_ms
     state.timers.set(asked.deadline_ms, TimerKind.YIELD_DEADLINE, asked.lease_id)
 
@@ -241,4 +250,6 @@ def _change(state: State, cause: Event | None, changed: LeaseStateChanged) -> No
     elif isinstance(cause, LeaseResumed) and lease.state == "idle":
         lease.uses += 1
         lease.reload_ms = cause.reload_ms or lease.reload_ms
-    lease.state = changed.state
+    if lease.state == "held" and changed.state == "idle":
+        lease.floor = state.floor
+    state.ledger.move(lease, changed.state)

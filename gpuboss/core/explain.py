@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from gpuboss.core.ledger import Device
 from gpuboss.core.placement import has_room, nearest, place
+from gpuboss.core.plans import Plan
 from gpuboss.core.quotas import ahead_of, may_begin, within_limit_ms
 from gpuboss.core.reservations import Reservation, reserve
 from gpuboss.core.state import State
@@ -32,8 +33,8 @@ Reason = Literal[
 
 class Explanation(Struct, frozen=True):
     """Why one request waits. `blocked_by` names leases, or, for `reserved_for` and `draining`, the requests that come
-    first. `starts_by_ms`: by when it starts, of the log's time; None where leases without an end are in its way. It is
-    a guess, unless `is_promise`; only who asks for one request is told."""
+    first, or for whom leases were asked back. `starts_by_ms`: by when it starts, of the log's time; None where leases
+    without an end are in its way. It is a guess, unless `is_promise`; only who asks for one request is told."""
 
     place: int
     reason: Reason
@@ -101,6 +102,8 @@ def _explain(state: State, waiting: Waiting, number: int, holders: _Holders) -> 
         return _beyond_limit(state, waiting, number, service)
     if not able:
         return Explanation(number, "no_room", [], "no device is known yet")
+    if waiting.plan is not None:
+        return _explain_plan(state, waiting, waiting.plan, number)
     reserved = state.reservations.of(waiting)
     if reserved is None and place(shape, able) is not None:
         before = [each for each in _before(state, waiting) if any(device in able for device in each.devices)]
@@ -111,6 +114,10 @@ def _explain(state: State, waiting: Waiting, number: int, holders: _Holders) -> 
     aimed = nearest(shape, able) or able if reserved is None else reserved.devices
     full = [device for device in aimed if not has_room(shape, device)] or aimed
     room = ", ".join(f"{device.key} has {max(0, device.free_mib)} MiB free" for device in full[:4])
+    held = [device.plan.waiting.request.lease_id for device in full if device.plan is not None]
+    if len(held) == len(full) and all(_has_room_but_for_hold(shape, device) for device in full):
+        detail = f"needs {_wish(shape)}; {room}, and holds what leases gave back for others who were to have it"
+        return Explanation(number, "reserved_for", sorted(set(held)), detail)
     return Explanation(number, _reason(shape, full), holders.of(full), f"needs {_wish(shape)}; {room}")
 
 
@@ -122,6 +129,21 @@ def _beyond_limit(state: State, waiting: Waiting, number: int, service: str) -> 
         return Explanation(number, "quota", own, holds)
     ids = [each.request.lease_id for each in ahead_of(state, waiting)]
     return Explanation(number, "reserved_for", ids, f"{holds}, and what is left is kept for requests that come first")
+
+
+def _explain_plan(state: State, waiting: Waiting, plan: Plan, number: int) -> Explanation:
+    """Who waits for leases that were asked back is blocked by these, and by nobody else."""
+    pending = {lease.request.lease_id: None for device in plan.devices for lease in plan.pending(device)}
+    ends_ms = plan.ends_ms(state.policy)
+    within = "" if ends_ms is None else f", and are gone within {max(0, ends_ms - state.now_ms)} ms"
+    detail = f"needs {_wish(waiting.shape)}; the leases in its way were asked back for it{within}"
+    return Explanation(number, _reason(waiting.shape, plan.devices), sorted(pending), detail)
+
+
+def _has_room_but_for_hold(shape: Shape, device: Device) -> bool:
+    if shape.exclusive:
+        return device.healthy and not device.leases
+    return device.healthy and not device.exclusive and device.free_mib + device.hold_mib >= shape.vram_mib
 
 
 def kept_before(state: State, waiting: Waiting) -> list[Device]:
@@ -138,6 +160,8 @@ def _estimate(state: State, waiting: Waiting) -> tuple[int | None, bool]:
     reserved = state.reservations.of(waiting)
     if reserved is not None:
         return reserved.start_ms, reserved.promised_ms is not None
+    if waiting.plan is not None:
+        return waiting.plan.ends_ms(state.policy), False
     guess = reserve(waiting, state.candidates(waiting.shape), state.policy)
     within_ms = within_limit_ms(state, waiting.shape)
     if guess is None or within_ms is None:

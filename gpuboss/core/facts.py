@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gpuboss.core.addresses import session_member
 from gpuboss.core.leases import happen
-from gpuboss.core.ledger import device_key
+from gpuboss.core.ledger import Lease, device_key
+from gpuboss.core.plans import check, dissolve, dissolve_all
 from gpuboss.core.requests import deny_hopeless, end_waiting
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
@@ -23,12 +24,15 @@ from gpuboss.events import (
 
 
 def elect(turn: Turn, event: SchedulerElected) -> None:
-    """A reign begins; its epoch came with the stamp. Where entries of the log are gone, recovery begins too."""
+    """A reign begins; its epoch came with the stamp. Where entries of the log are gone, recovery begins too, at the
+    time that the log had reached: what is reasserted ends by that clock, and the server's may be behind it."""
     state = turn.state
     state.core, state.incarnation = event.core, event.incarnation
     if event.lost is not None:
         state.fence = max(state.fence, event.lost.fence)
+        state.advance(int(event.lost.last_id.partition("-")[0]))
         state.recovering_since_ms = state.now_ms
+        dissolve_all(turn)
         turn.look = True  # what was kept for those who wait is kept for nobody now
         _set_recovery_end(state)
 
@@ -49,7 +53,9 @@ def take_policy(state: State, event: PolicySet) -> None:
 
 def observe_device(turn: Turn, event: DeviceObserved) -> None:
     """A device is there, or changed."""
-    turn.devices.append(turn.state.ledger.observe(event))
+    device = turn.state.ledger.observe(event)
+    turn.devices.append(device)
+    check(turn, device)
     deny_hopeless(turn)
     turn.look = True
 
@@ -67,6 +73,8 @@ def lose_device(turn: Turn, event: DeviceLost) -> None:
             turn.lease_ids.append(lease.request.lease_id)
             ledger.close(lease)
     turn.devices.append(device)
+    if device.plan is not None:
+        dissolve(turn, device.plan.waiting)
     ledger.forget(device.key)
     deny_hopeless(turn)
     turn.look = True
@@ -88,6 +96,7 @@ def lose_session(turn: Turn, event: SessionLost) -> None:
 def tick(turn: Turn, event: ClockTicked) -> None:
     """Fire what is due, by (deadline, kind, id)."""
     state = turn.state
+    state.ticked_ms = state.now_ms
     while (timer := state.next_timer()) is not None and timer.deadline_ms <= state.now_ms:
         state.timers.drop_first()
         if timer.kind is TimerKind.RECOVERY_END:
@@ -105,6 +114,9 @@ def tick(turn: Turn, event: ClockTicked) -> None:
             waiting.starves = True
             state.waitlist.parking.note_starving(waiting)
             turn.look = True
+        elif timer.kind is TimerKind.PREEMPTION:
+            state.waitlist.by_id[timer.lease_id].preempts_at_ms = None
+            turn.look = True
         else:
             lease = state.ledger.leases[timer.lease_id]
             happen(turn, lease, "expire" if timer.kind is TimerKind.LEASE_EXPIRY else "revoke")
@@ -119,6 +131,7 @@ def jump(turn: Turn, event: ClockJumped) -> None:
         state.recovering_since_ms = max(0, state.recovering_since_ms + event.delta_ms)
         _set_recovery_end(state)
     for lease_id, lease in state.ledger.leases.items():
+        _move_beginning(lease, from_ms, event.delta_ms)
         if lease.expires_at_ms is not None and lease.expiry_set_ms < from_ms:
             lease.expires_at_ms = max(0, lease.expires_at_ms + event.delta_ms)
             state.timers.set(lease.expires_at_ms, TimerKind.LEASE_EXPIRY, lease_id)
@@ -130,6 +143,7 @@ def jump(turn: Turn, event: ClockJumped) -> None:
             # The lock delay counts from it: a jump must not bring VRAM back that may still be in use.
             lease.reclaiming_since_ms = max(0, lease.reclaiming_since_ms + event.delta_ms)
     for lease_id, waiting in state.waitlist.by_id.items():
+        _move_beginning(waiting, from_ms, event.delta_ms)
         if waiting.wait_until_ms is not None and waiting.requested_at_ms < from_ms:
             waiting.wait_until_ms = max(0, waiting.wait_until_ms + event.delta_ms)
             state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
@@ -156,6 +170,12 @@ def wait_longer(turn: Turn, waiting: Waiting, until_ms: int) -> None:
     until the end to say so."""
     waiting.wait_until_ms = until_ms + 1
     turn.state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, waiting.request.lease_id)
+
+
+def _move_beginning(owner: Lease | Waiting, from_ms: int, delta_ms: int) -> None:
+    """How long it runs, or waits, counts from it."""
+    if owner.since_ms < from_ms:
+        owner.since_ms = max(0, owner.since_ms + delta_ms)
 
 
 def _set_recovery_end(state: State) -> None:

@@ -1,14 +1,16 @@
 """The grant pass: who of those who wait gets a place now, in the order of the queue (policy, rule 4).
 
 Whoever has no place is passed by those who come later, as long as that does not delay the start that was reserved
-for it: EASY backfilling on named devices. Where nothing that is held ends by itself no start can be reserved; the
-first who waits so long that this would starve it has its devices drained.
+for it: EASY backfilling on named devices. Where leases may be asked back that make room for it, they are, and the room
+is held. Where nothing that is held ends by itself no start can be reserved; the first who waits so long that this would
+starve it has its devices drained.
 """
 
 from __future__ import annotations
 
 import heapq
 
+from gpuboss.core import eviction, plans
 from gpuboss.core.addresses import reply_address
 from gpuboss.core.fronts import Front, Head
 from gpuboss.core.ledger import Device, Lease
@@ -37,7 +39,7 @@ def grant_pass(turn: Turn) -> None:
     _keep_promises(turn, before)
 
 
-def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, priority: Priority) -> bool:
+def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape) -> bool:
     """Grant a new request that finds nobody waiting, if it has a place and is within its service's limit: what the
     pass would do, without the queue."""
     state = turn.state
@@ -48,7 +50,7 @@ def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, priority: P
     devices = place(shape, state.candidates(shape))
     if devices is None:
         return False
-    _open_lease(turn, request, priority, state.arrivals, state.now_ms, devices)
+    _open_lease(turn, request, shape.priority, state.arrivals, state.now_ms, devices)
     return True
 
 
@@ -64,25 +66,31 @@ def look_at(turn: Turn, waiting: Waiting) -> None:
         return
     able = state.candidates(waiting.shape)
     _, devices = _place(state, waiting.shape, able)
-    if devices is None:
+    if devices is not None:
+        _grant(turn, waiting, devices)
+        turn.look = state.policy.preemption == "lower"  # it is another that may be asked back, in time
+    elif _ask_back_for(turn, waiting):
+        turn.look = True  # when others can start may be another time now
+    else:
         _keep_for(state, waiting, able, state.reservations)
         _promise_to_first(state.reservations)
-    else:
-        _grant(turn, waiting, devices)
 
 
 class _Walk:
-    """One walk through those who wait, in order: who has a place is granted it, and for the first who have none one is
-    reserved. If those who pass others are to be served shortest first, of them only the shortest is granted, and it is
-    to be walked again. Who had a reservation passes nobody: it takes what was kept for it."""
+    """One walk through those who wait, in order: who has a place is granted it, else leases are asked back for it if
+    they may be, and for the first who go on waiting a place is reserved. If those who pass others are to be served
+    shortest first, of them only the shortest is granted, and it is to be walked again. Who had a reservation passes
+    nobody: it takes what was kept for it."""
 
     def __init__(self, turn: Turn, before: Reservations) -> None:
         self._turn = turn
-        self._state = turn.state
+        state = self._state = turn.state
         self._state.reservations = Reservations()
         self._before = before
         self._shortest: Passing | None = None
-        self._is_stale = False  # a grant may have taken the place that was found for the shortest
+        self._is_stale = False  # what was found and kept may be another now
+        planned = state.planned.values()
+        self._planned = sorted(planned, key=lambda waiting: (waiting.key, waiting.arrival), reverse=True)
 
     def must_be_repeated(self) -> bool:
         """Walk. True if somebody else may have a place now."""
@@ -91,6 +99,8 @@ class _Walk:
         self._until_all_is_reserved(fronts)
         if len(state.reservations.first) >= state.policy.reservations:
             self._who_fits([front for _, _, front in fronts])
+        while self._serve_planned():
+            pass
         if self._shortest is None or self._is_stale:
             return self._is_stale
         _grant(self._turn, *self._shortest[3:])
@@ -102,10 +112,12 @@ class _Walk:
         heads, passed = list(heads), []
         heapq.heapify(heads)
         while heads and not self._is_stale and len(state.reservations.first) < state.policy.reservations:
+            if self._serve_planned(heads[0][:2]):
+                continue
             front = heads[0][2]
             shape = front.queue[0][2]
             waiting, devices = _place(state, shape, front.able)
-            if devices is not None and self._serve(waiting, devices):
+            if self._serve(waiting, devices):
                 front.enter(state.waitlist.first(shape))
             else:
                 passed.append((front, front.pass_over()))
@@ -123,26 +135,59 @@ class _Walk:
         """Once nothing more is reserved, those of whom there is room for one: who does not fit is not looked at."""
         state, queue = self._state, []
         for front in fronts:
-            for shape in front.within(*state.reservations.lendable_mib(front.able)):
+            with_end_mib, without_mib = state.reservations.lendable_mib(front.able)
+            most_mib = eviction.most_mib(state, front.able)
+            for shape in front.within(max(with_end_mib, most_mib), max(without_mib, most_mib)):
                 first = state.waitlist.first(shape)
                 if first is not None:
                     queue.append((first.key, first.arrival, shape, front))
         heapq.heapify(queue)
         while queue and not self._is_stale:
+            if self._serve_planned(queue[0][:2]):
+                continue
             _, _, shape, front = heapq.heappop(queue)
             waiting, devices = _place(state, shape, front.able)
-            if devices is not None and self._serve(waiting, devices):
+            if self._serve(waiting, devices):
                 following = state.waitlist.first(shape)
                 if following is not None:
                     heapq.heappush(queue, (following.key, following.arrival, shape, front))
 
-    def _serve(self, waiting: Waiting, devices: list[Device]) -> bool:
-        """Grant a place, unless whoever has it passes others and it is not its turn to do that."""
+    def _serve_planned(self, before: tuple[int, int] | None = None) -> bool:
+        """The next of those for whom room is held, if it comes before this key and arrival: it may have a place with
+        that. False if there is none."""
+        if not self._planned or self._is_stale:
+            return False
+        waiting, state = self._planned[-1], self._state
+        if before is not None and (waiting.key, waiting.arrival) > before:
+            return False
+        self._planned.pop()
+        if not may_begin(state, waiting):  # its service holds more than when leases were asked back for it
+            plans.dissolve(self._turn, waiting)
+            self._is_stale = True
+            return True
+        lifted, able = plans.Lifted(state, waiting), state.candidates(waiting.shape)
+        admitted = _admitted(state, waiting.shape, able)
+        devices = place(waiting.shape, [device for device in able if lifted.is_own(device) or device in admitted])
+        if devices is not None:
+            _grant(self._turn, waiting, devices)
+            self._is_stale = True
+        else:
+            _keep_for(state, waiting, able, self._before)
+            lifted.put_down()
+        return True
+
+    def _serve(self, waiting: Waiting, devices: list[Device] | None) -> bool:
+        """Grant a place, unless whoever has it passes others and it is not its turn to do that. Where there is none,
+        have leases asked back. False if it waits on like that."""
         state = self._state
+        if devices is None:
+            self._is_stale = self._shortest is None and _ask_back_for(self._turn, waiting)
+            return self._is_stale
         shortest_first = state.policy.backfill_order == "short"
         if not (shortest_first and state.reservations.in_order and self._before.of(waiting) is None):
             _grant(self._turn, waiting, devices)
-            self._is_stale = self._shortest is not None
+            # Of a lease that begins the others of higher classes must know when they may have it asked back.
+            self._is_stale = self._shortest is not None or state.policy.preemption == "lower"
             return True
         life_ms = MS_MAX if waiting.shape.ttl_ms is None else waiting.shape.ttl_ms
         passing = (life_ms, waiting.key, waiting.arrival, waiting, devices)
@@ -164,6 +209,26 @@ def _admitted(state: State, shape: Shape, able: list[Device]) -> list[Device]:
     if not reservations.by_device:
         return able
     return [device for device in able if reservations.admit(shape, device, state.now_ms, state.policy)]
+
+
+def _ask_back_for(turn: Turn, waiting: Waiting) -> bool:
+    """Have leases asked back that make room for who has no place. False where that is not possible, or not yet, or
+    where it could not begin with that room either."""
+    state = turn.state
+    if not may_begin(state, waiting):
+        return False
+    prey = eviction.find(state, waiting)
+    if prey is not None:
+        for lease in prey.leases:
+            if lease.state == "idle":
+                state.floor = eviction.worth(lease)
+        plans.begin(turn, waiting, *prey)
+        return True
+    at_ms = eviction.next_chance_ms(state, waiting)
+    if at_ms is not None and at_ms != waiting.preempts_at_ms:
+        state.timers.set(at_ms, TimerKind.PREEMPTION, waiting.request.lease_id)
+    waiting.preempts_at_ms = at_ms
+    return False
 
 
 def _keep_for(state: State, waiting: Waiting, able: list[Device], before: Reservations) -> None:
@@ -224,8 +289,9 @@ def _tell_moved(turn: Turn, waiting: Waiting, was_ms: int, starts_by_ms: int | N
 def _grant(turn: Turn, waiting: Waiting, devices: list[Device]) -> None:
     state = turn.state
     state.reservations.use(waiting.shape, devices, state.now_ms, state.policy)
+    plans.dissolve(turn, waiting)
     state.waitlist.remove(waiting)
-    _open_lease(turn, waiting.request, waiting.priority, waiting.arrival, waiting.requested_at_ms, devices)
+    _open_lease(turn, waiting.request, waiting.shape.priority, waiting.arrival, waiting.requested_at_ms, devices)
 
 
 def _open_lease(
@@ -257,7 +323,7 @@ def _open_lease(
         fence=state.fence,
         priority=None if priority == request.priority else priority,
     )
-    state.ledger.open(Lease(request, arrival, granted, devices, "held", expires_at_ms, now_ms))
+    state.ledger.open(Lease(request, arrival, granted, devices, "held", expires_at_ms, now_ms, since_ms=now_ms))
     assert request.service not in state.limits or left_mib(state, request.service) >= 0, request
     if expires_at_ms is not None:
         state.timers.set(expires_at_ms, TimerKind.LEASE_EXPIRY, request.lease_id)

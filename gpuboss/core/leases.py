@@ -7,12 +7,14 @@ from gpuboss.core.addresses import reply_address, session_member
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease, device_key
 from gpuboss.core.lifecycle import EndReason, Happening
+from gpuboss.core.plans import check, dissolve
 from gpuboss.core.refusals import FromService, reject, reject_unaddressed
 from gpuboss.core.requests import end_waiting
 from gpuboss.core.reservations import Reservation
 from gpuboss.core.state import Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting
+from gpuboss.core.yielding import ask_back
 from gpuboss.events import (
     LeaseEnded,
     LeaseExtended,
@@ -25,7 +27,6 @@ from gpuboss.events import (
     LeaseResumed,
     LeaseRevoked,
     LeaseStateChanged,
-    YieldRequested,
 )
 from gpuboss.fields import GPUS_MAX
 
@@ -79,8 +80,11 @@ def idle(turn: Turn, event: LeaseIdled) -> None:
         detail = f"lease {event.lease_id} was not requested as reclaimable, so it cannot be kept idle"
         reject(turn, "invalid", detail, event, lease.request)
         return
+    if lease.state == "held":
+        lease.floor = turn.state.floor
     lease.reload_ms = event.reload_ms
-    lease.state = "idle"
+    turn.state.ledger.move(lease, "idle")
+    turn.look = True  # it may be asked back for somebody who waits
     _tell_state(turn, lease)
 
 
@@ -92,7 +96,7 @@ def resume(turn: Turn, event: LeaseResumed) -> None:
     if lease.state == "idle":
         lease.uses += 1
         lease.reload_ms = event.reload_ms or lease.reload_ms
-    lease.state = "held"
+    turn.state.ledger.move(lease, "held")
     _tell_state(turn, lease)
 
 
@@ -123,6 +127,7 @@ def reassert(turn: Turn, event: LeaseReasserted) -> None:
         reject(turn, "unknown_lease", detail, event)
         return
     if waiting is not None:  # its grant is among what was lost
+        dissolve(turn, waiting)
         state.waitlist.remove(waiting)
     _reopen(turn, event, known_devices, waiting)
 
@@ -143,9 +148,9 @@ def revoke(turn: Turn, event: LeaseRevoked) -> None:
     if lease.state == "reclaiming" and event.seq == turn.state.seq and event.epoch == turn.state.epoch:
         return  # the scheduler saw the row of a held lease vanish, which has ended meanwhile: nobody vouches for it
     if event.grace_ms and lease.state in ("held", "idle"):
-        lease.yield_by_ms = turn.state.now_ms + event.grace_ms
-        lease.yield_set_ms = turn.state.now_ms
-    happen(turn, lease, "ask_back" if event.grace_ms else "revoke")
+        ask_back(turn, lease, turn.state.now_ms + event.grace_ms, None)
+    else:
+        happen(turn, lease, "ask_back" if event.grace_ms else "revoke")
 
 
 def happen(turn: Turn, lease: Lease, happening: Happening) -> None:
@@ -155,8 +160,6 @@ def happen(turn: Turn, lease: Lease, happening: Happening) -> None:
         _end(turn, lease, move.ended, clean=move.after == "gone")
     elif move.after == "gone":
         _free(turn, lease)
-    elif move.after == "yielding":
-        _ask_back(turn, lease)
     elif move.after == "vouched":
         lease.vouched = True
 
@@ -196,7 +199,7 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
         priority = request.priority
         state.join_session(request)
     else:
-        request, arrival, priority = waiting.request, waiting.arrival, waiting.priority
+        request, arrival, priority = waiting.request, waiting.arrival, waiting.shape.priority
     granted = LeaseGranted(
         cause=turn.cause,
         session=request.session,
@@ -214,7 +217,12 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
         priority=None if priority == request.priority else priority,
     )
     held: lifecycle.State = "idle" if event.state == "idle" else "held"
-    state.ledger.reopen(Lease(request, arrival, granted, devices, held, event.expires_at_ms, state.now_ms))
+    began_ms = min(event.granted_at_ms, state.now_ms)
+    lease = Lease(request, arrival, granted, devices, held, event.expires_at_ms, state.now_ms, since_ms=began_ms)
+    lease.floor = state.floor
+    state.ledger.reopen(lease)
+    for device in devices:
+        check(turn, device)
     state.fence = max(state.fence, event.fence)
     if event.expires_at_ms is not None:
         state.timers.set(event.expires_at_ms, TimerKind.LEASE_EXPIRY, event.lease_id)
@@ -249,7 +257,7 @@ def _request_behind(event: LeaseReasserted) -> LeaseRequested:
         node=event.node,
         gpus=len(event.devices),
         exclusive=event.exclusive,
-        reclaimable=event.state == "idle",
+        reclaimable=event.reclaimable or event.state == "idle",
         instance=event.instance,
         session=event.session,
     )
@@ -275,24 +283,6 @@ def _free(turn: Turn, lease: Lease) -> None:
     turn.lease_ids.append(lease.request.lease_id)
     turn.state.ledger.close(lease)
     turn.look = True
-
-
-def _ask_back(turn: Turn, lease: Lease) -> None:
-    request = lease.request
-    assert lease.yield_by_ms is not None
-    lease.state = "yielding"
-    turn.look = True
-    turn.state.timers.set(lease.yield_by_ms, TimerKind.YIELD_DEADLINE, request.lease_id)
-    turn.lease_ids.append(request.lease_id)
-    asked = YieldRequested(
-        cause=turn.cause,
-        session=request.session,
-        lease_id=request.lease_id,
-        service=request.service,
-        deadline_ms=lease.yield_by_ms,
-        for_=None,
-    )
-    turn.tell(asked, _address(lease))
 
 
 def _tell_state(turn: Turn, lease: Lease) -> None:

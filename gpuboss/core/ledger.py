@@ -1,6 +1,8 @@
 """The VRAM ledger: which device holds how much, promised to which lease. Sums are kept, never recomputed.
 
-    free = total - reserved - margin - foreign - what its leases are charged        (MiB; policy, rule 1)
+    free = total - reserved - margin - foreign - what its leases are charged - hold        (MiB; policy, rule 1)
+
+`hold` is room that is kept for one request, for which leases on the device were asked back.
 
 `free` falls below zero only when the device itself shrinks or others fill it; then nothing is granted on it.
 """
@@ -9,10 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gpuboss.core.lifecycle import State
 from gpuboss.events import DeviceObserved, LeaseGranted, LeaseRequested
 from gpuboss.fields import Priority
+
+if TYPE_CHECKING:
+    from gpuboss.core.plans import Plan
 
 
 def device_key(node: str, device: str) -> str:
@@ -29,10 +35,12 @@ class Device:
         "exclusive_leases",
         "free_mib",
         "healthy",
+        "hold_mib",
         "index",
         "key",
         "leases",
         "observed",
+        "plan",
         "reclaiming_mib",
     )
 
@@ -42,6 +50,8 @@ class Device:
         self.reclaiming_mib = 0  # the part of charged_mib whose leases have ended
         self.exclusive_leases = 0  # more than one, or one beside others, only where they were reasserted
         self.exclusive = False
+        self.plan: Plan | None = None  # for whom leases here were asked back
+        self.hold_mib = 0
         self.observe(observed)
 
     def observe(self, observed: DeviceObserved) -> None:
@@ -50,7 +60,8 @@ class Device:
         self.key = device_key(observed.node, observed.device)
         self.healthy = observed.healthy
         self.index = int(observed.device.partition(":")[2])
-        self.free_mib = self.capacity_mib - observed.foreign_mib - self.charged_mib
+        self.free_mib = self.capacity_mib - observed.foreign_mib - self.charged_mib - self.hold_mib
+        self._hold()
 
     @property
     def capacity_mib(self) -> int:
@@ -65,6 +76,7 @@ class Device:
         self.free_mib -= request.vram_mib
         self.exclusive_leases += request.exclusive
         self.exclusive = self.exclusive_leases > 0
+        self._hold()
 
     def discharge(self, lease: Lease) -> None:
         """Take the promise to one lease back."""
@@ -77,6 +89,17 @@ class Device:
         self.exclusive_leases -= request.exclusive
         self.exclusive = self.exclusive_leases > 0
         assert self.charged_mib >= 0 and self.reclaiming_mib >= 0 and self.exclusive_leases >= 0, self.key
+        self._hold()
+
+    def keep_for(self, plan: Plan | None) -> None:
+        """Hold the room that a plan needs here, as it comes back; None: hold nothing any more."""
+        self.plan = plan
+        self._hold()
+
+    def _hold(self) -> None:
+        hold_mib = 0 if self.plan is None else self.plan.hold_mib(self)
+        self.free_mib += self.hold_mib - hold_mib
+        self.hold_mib = hold_mib
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +119,9 @@ class Lease:
     vouched: bool = False  # an operator says that its memory is back
     uses: int = 1
     reload_ms: int = 0
+    since_ms: int = 0  # when it began; a jump of the clock moves that
+    floor: int = 0  # of what it is worth while it is idle: the state's, as it was when it became so
+    plan: Plan | None = None  # what counts on its room, once it was asked back
 
     @property
     def priority(self) -> Priority:
@@ -163,6 +189,8 @@ class Ledger:
         self.devices: dict[str, Device] = {}
         self.leases: dict[str, Lease] = {}
         self.holdings = Holdings()
+        self.idle: dict[str, Lease] = {}  # by lease_id
+        self.yielding: dict[str, Lease] = {}  # by lease_id
         self.version = 0  # counts changes of what devices there are and what they could hold
 
     def observe(self, observed: DeviceObserved) -> Device:
@@ -209,10 +237,19 @@ class Ledger:
                 device.reclaiming_mib += lease.request.vram_mib
         self.leases[lease.request.lease_id] = lease
         self.holdings.add(lease)
+        self.move(lease, lease.state)
+
+    def move(self, lease: Lease, state: State) -> None:
+        """The lease is in this state now."""
+        lease.state = state
+        self.idle.pop(lease.request.lease_id, None)
+        self.yielding.pop(lease.request.lease_id, None)
+        if state in ("idle", "yielding"):
+            (self.idle if state == "idle" else self.yielding)[lease.request.lease_id] = lease
 
     def start_reclaiming(self, lease: Lease, now_ms: int) -> None:
         """The lease has ended, its memory may still be there: it stays charged."""
-        lease.state = "reclaiming"
+        self.move(lease, "reclaiming")
         lease.reclaiming_since_ms = now_ms
         for device in lease.devices:
             device.reclaiming_mib += lease.request.vram_mib
@@ -223,6 +260,8 @@ class Ledger:
             device.discharge(lease)
         del self.leases[lease.request.lease_id]
         self.holdings.remove(lease)
+        self.idle.pop(lease.request.lease_id, None)
+        self.yielding.pop(lease.request.lease_id, None)
 
     def detach(self, lease: Lease, device: Device) -> None:
         """The device is gone, and with it this lease's part on it; its other devices stay charged."""

@@ -56,7 +56,7 @@ def has_room(shape: Shape, device: Device) -> bool:
     """Whether one part of the request fits on the device now."""
     if device.free_mib < shape.vram_mib or device.exclusive or not device.healthy:
         return False
-    return not (shape.exclusive and device.leases)
+    return not (shape.exclusive and (device.leases or device.plan))
 
 
 def place(shape: Shape, allowed: Iterable[Device]) -> list[Device] | None:

@@ -21,7 +21,15 @@ DEFAULT_POLICY = PolicySet(
     max_waiting=MAX_WAITING,
 )
 
-_RANKS: dict[Priority, int] = {"low": 0, "normal": 1, "high": 2}
+RANK: dict[Priority, int] = {"low": 0, "normal": 1, "high": 2}
+
+
+def preempts_after_ms(policy: PolicySet, priority: Priority) -> int | None:
+    """How long a request of this class waits before held leases of lower ones may be asked back for it; None: for
+    ever."""
+    if policy.preemption != "lower" or priority == "low":
+        return None
+    return policy.preempt_after_ms.high if priority == "high" else policy.preempt_after_ms.normal
 
 
 def max_waiting_of(policy: PolicySet, service: str) -> int | None:
@@ -38,7 +46,7 @@ def limits_of(policy: PolicySet) -> dict[str, int]:
 def priority_of(policy: PolicySet, request: LeaseRequested) -> Priority:
     """What a request that comes now counts as: what it claims, or the most that its service may."""
     rules = policy.services.get(request.service)
-    if rules is None or _RANKS[request.priority] <= _RANKS[rules.max_priority]:
+    if rules is None or RANK[request.priority] <= RANK[rules.max_priority]:
         return request.priority
     return rules.max_priority
 

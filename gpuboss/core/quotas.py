@@ -1,9 +1,9 @@
 """What a service may hold (policy, rule 8): its limit, always; and what of it nobody may take, inside its guarantee.
 
 A service is charged for a lease as long as a device is: also idle, yielding, and while its memory is being reclaimed.
-A request that would take its service above its limit is parked. What is kept for a request counts as held for those of
-its service that come later, and so does what the first who starves asks for: small requests of a service that are
-within its limit pass a large one, but not for ever, and not where that would break a promise.
+A request that would take its service above its limit is parked. What is kept for a request, or was asked back for it,
+counts as held for those of its service that come later, and so does what the first who starves asks for: small requests
+of a service that are within its limit pass a large one, but not for ever, and not where that would break a promise.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ def ahead_of(state: State, waiting: Waiting) -> list[Waiting]:
     """Those of the same service, which has a limit, who come before a request and count on what is left of it."""
     service, mine = waiting.shape.service, (waiting.key, waiting.arrival)
     assert service is not None
-    kept = [each.waiting for each in state.reservations.in_order if each.waiting.shape.service == service]
+    kept = [each.waiting for each in state.reservations.in_order]
+    kept += [each for each in state.planned.values() if each not in kept]
     starving = state.waitlist.parking.first_starving(service)
     if starving is not None and starving not in kept:
         kept.append(starving)
-    return [each for each in kept if (each.key, each.arrival) < mine]
+    return [each for each in kept if each.shape.service == service and (each.key, each.arrival) < mine]
 
 
 def within_limit_ms(state: State, shape: Shape) -> int | None:
@@ -74,7 +75,7 @@ def protects(state: State, lease: Lease) -> bool:
     service's guarantee. The guarantee goes to the oldest first; what it does not cover whole, it passes over."""
     request = lease.request
     rules = state.policy.services.get(request.service)
-    if request.preemptible or rules is None or lease.state not in ("held", "idle"):
+    if request.preemptible or rules is None or not rules.guarantee_mib or lease.state not in ("held", "idle"):
         return False
     covered_mib = 0
     for other in state.ledger.holdings.leases(request.service):

@@ -10,13 +10,13 @@ from gpuboss.core.addresses import reply_address, session_member
 from gpuboss.core.granting import grant_at_once, look_at
 from gpuboss.core.history import Past
 from gpuboss.core.placement import why_impossible
+from gpuboss.core.plans import dissolve
 from gpuboss.core.policy import max_waiting_of, priority_of, queue_key
 from gpuboss.core.quotas import is_beyond, park
 from gpuboss.core.refusals import reject
 from gpuboss.core.state import State, Turn
 from gpuboss.core.waitlist import Shape, Waiting, shape_of
 from gpuboss.events import LeaseDenied, LeaseRequested
-from gpuboss.fields import Priority
 
 DenialReason = Literal["impossible", "timeout", "cancelled", "quota", "session_lost"]
 
@@ -38,15 +38,14 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
         return
     if _deny_beyond_cap(turn, request):
         return
-    shape = shape_of(request, state.limits)
+    shape = shape_of(request, priority_of(state.policy, request), state.limits)
     if state.recovering_since_ms is None and (hopeless := _why_hopeless(state, shape)) is not None:
         deny(turn, request, *hopeless)
         return
     state.arrivals += 1
     state.join_session(request)
-    priority = priority_of(state.policy, request)
-    if not grant_at_once(turn, request, shape, priority):
-        _wait(turn, request, shape, priority)
+    if not grant_at_once(turn, request, shape):
+        _wait(turn, request, shape)
 
 
 def _deny_beyond_cap(turn: Turn, request: LeaseRequested) -> bool:
@@ -67,38 +66,39 @@ def _deny_beyond_cap(turn: Turn, request: LeaseRequested) -> bool:
     return True
 
 
-def _wait(turn: Turn, request: LeaseRequested, shape: Shape, priority: Priority) -> None:
+def _wait(turn: Turn, request: LeaseRequested, shape: Shape) -> None:
     state = turn.state
     turn.lease_ids.append(request.lease_id)
     park(state)
     # Behind another of its shape it has no place that the other would not have taken.
-    if state.enqueue(new_waiting(state, request, shape, priority)):
+    if state.enqueue(new_waiting(state, request, shape)):
         look_at(turn, state.waitlist.by_id[request.lease_id])
 
 
-def new_waiting(state: State, request: LeaseRequested, shape: Shape, priority: Priority) -> Waiting:
+def new_waiting(state: State, request: LeaseRequested, shape: Shape) -> Waiting:
     """A request that comes in now, as the last of those that came so far."""
     now_ms = state.now_ms
     return Waiting(
         request=request,
         shape=shape,
-        priority=priority,
-        key=queue_key(state.policy, priority, now_ms),
+        key=queue_key(state.policy, shape.priority, now_ms),
         arrival=state.arrivals,
         requested_at_ms=now_ms,
         wait_until_ms=None if request.wait_ms is None else now_ms + request.wait_ms,
         starves_at_ms=now_ms + state.policy.starve_ms,
+        since_ms=now_ms,
     )
 
 
 def end_waiting(turn: Turn, waiting: Waiting, reason: DenialReason, detail: str) -> None:
     """A waiting request ends without a lease."""
+    dissolve(turn, waiting)
     turn.state.waitlist.remove(waiting)
     turn.state.leave_session(waiting.request)
     turn.lease_ids.append(waiting.request.lease_id)
     starved = waiting.starves and waiting.shape.service is not None
-    if turn.state.reservations.drop(waiting) or starved:
-        turn.look = True  # what was kept for it is there for others now
+    if turn.state.reservations.drop(waiting) or waiting.preempts_at_ms is not None or starved:
+        turn.look = True  # what was kept for it is there for others now, and the next of its shape has its chances
     deny(turn, waiting.request, reason, detail)
 
 
@@ -121,6 +121,10 @@ def deny_hopeless(turn: Turn) -> None:
     state = turn.state
     if state.recovering_since_ms is not None:
         return
+    for waiting in list(state.planned.values()):
+        if is_beyond(state, waiting.shape):
+            dissolve(turn, waiting)
+    assert all(state.candidates(waiting.shape) for waiting in state.planned.values())
     shapes = [shape for shape in state.waitlist.shapes() if _why_hopeless(state, shape) is not None]
     doomed = [waiting for shape in shapes for waiting in state.waitlist.of_shape(shape)]
     # In the order of the queue: that of the shapes is another after a restart from a snapshot.

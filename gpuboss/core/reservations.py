@@ -180,12 +180,17 @@ def _fits_ms(shape: Shape, device: Device, policy: PolicySet) -> int | None:
         return None
     if has_room(shape, device):
         return 0
+    if device.plan is not None and (shape.exclusive or device.plan.waiting.shape.exclusive):
+        return None
     lacking_mib = shape.vram_mib - device.free_mib
-    exclusive = device.exclusive_leases
+    exclusive, owed_mib = device.exclusive_leases, _owed_mib(device)
     ends = [(ms, lease) for lease in device.leases.values() if (ms := end_ms(lease, policy)) is not None]
     ends.sort(key=lambda each: each[0])
     for number, (ms, lease) in enumerate(ends, start=1):
         lacking_mib -= lease.request.vram_mib
+        if device.plan is not None and lease.plan is device.plan:
+            lacking_mib += min(owed_mib, lease.request.vram_mib)
+            owed_mib -= min(owed_mib, lease.request.vram_mib)
         exclusive -= lease.request.exclusive
         empty = number == len(device.leases)
         if lacking_mib <= 0 and not exclusive and (empty or not shape.exclusive):
@@ -204,9 +209,18 @@ def _left_over_mib(shape: Shape, device: Device, start_ms: int, policy: PolicySe
     """What is free beside one part of a request at its start; an exclusive one leaves nothing."""
     if shape.exclusive:
         return 0
-    back_mib = 0
+    back_mib = planned_mib = 0
     for lease in device.leases.values():
         ms = end_ms(lease, policy)
         if ms is not None and ms <= start_ms:
-            back_mib += lease.request.vram_mib
+            if device.plan is not None and lease.plan is device.plan:
+                planned_mib += lease.request.vram_mib
+            else:
+                back_mib += lease.request.vram_mib
+    back_mib += max(0, planned_mib - _owed_mib(device))
     return device.free_mib + back_mib - shape.vram_mib
+
+
+def _owed_mib(device: Device) -> int:
+    """How much of what comes back on a device is still to be held there for the request that it was asked back for."""
+    return 0 if device.plan is None else device.plan.waiting.shape.vram_mib - device.hold_mib

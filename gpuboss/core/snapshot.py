@@ -13,6 +13,7 @@ from msgspec import Struct
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.lifecycle import State as LeaseState
+from gpuboss.core.plans import Plan
 from gpuboss.core.reservations import Reservation
 from gpuboss.core.state import State
 from gpuboss.core.timers import TimerKind
@@ -35,6 +36,8 @@ class _Lease(Struct, array_like=True):
     vouched: bool
     uses: int
     reload_ms: int
+    since_ms: int
+    floor: int
 
 
 class _Waiting(Struct, array_like=True):
@@ -46,6 +49,15 @@ class _Waiting(Struct, array_like=True):
     wait_until_ms: int | None
     starves_at_ms: int
     starves: bool
+    since_ms: int
+    preempts_at_ms: int | None
+
+
+class _Plan(Struct, array_like=True):
+    lease_id: str
+    devices: list[str]
+    leases: list[str]
+    stock_mib: list[int]
 
 
 class _Reservation(Struct, array_like=True):
@@ -69,6 +81,7 @@ class _Snapshot(Struct):
     last_id: str
     inputs: Digest
     now_ms: int
+    ticked_ms: int
     epoch: int
     seq: int
     core: int
@@ -80,7 +93,9 @@ class _Snapshot(Struct):
     arrivals: int
     devices: list[DeviceObserved]
     leases: list[_Lease]
+    floor: int
     waiting: list[_Waiting]
+    plans: list[_Plan]
     reservations: list[_Reservation]
     first: list[str]
     unpromised: str | None
@@ -99,6 +114,7 @@ def dump(state: State) -> bytes:
         last_id=state.last_id,
         inputs=state.inputs.hex(),
         now_ms=state.now_ms,
+        ticked_ms=state.ticked_ms,
         epoch=state.epoch,
         seq=state.seq,
         core=state.core,
@@ -110,7 +126,9 @@ def dump(state: State) -> bytes:
         arrivals=state.arrivals,
         devices=[device.observed for device in state.ledger.ordered_devices()],
         leases=[_dump_lease(lease) for lease in state.ledger.leases.values()],
+        floor=state.floor,
         waiting=[_dump_waiting(waiting) for waiting in state.waitlist.by_id.values()],
+        plans=[_dump_plan(state, each.plan) for each in state.waitlist.by_id.values() if each.plan is not None],
         reservations=[_dump_reservation(each) for each in state.reservations.in_order],
         first=[waiting.request.lease_id for waiting in state.reservations.first],
         unpromised=None if unpromised is None else unpromised.request.lease_id,
@@ -131,12 +149,12 @@ def load(dumped: bytes) -> State:
     snapshot = _DECODER.decode(dumped)
     state = State()
     state.last_id, state.inputs = snapshot.last_id, bytes.fromhex(snapshot.inputs)
-    state.now_ms = snapshot.now_ms
+    state.now_ms, state.ticked_ms = snapshot.now_ms, snapshot.ticked_ms
     state.epoch, state.seq = snapshot.epoch, snapshot.seq
     state.core, state.incarnation = snapshot.core, snapshot.incarnation
     state.set_policy(snapshot.policy)
     state.policy_recorded = snapshot.policy_recorded
-    state.fence, state.arrivals = snapshot.fence, snapshot.arrivals
+    state.fence, state.arrivals, state.floor = snapshot.fence, snapshot.arrivals, snapshot.floor
     state.recovering_since_ms = snapshot.recovering_since_ms
     if state.recovering_until_ms is not None:
         state.timers.set(state.recovering_until_ms, TimerKind.RECOVERY_END, "")
@@ -146,6 +164,8 @@ def load(dumped: bytes) -> State:
         _load_lease(state, lease)
     for waiting in snapshot.waiting:
         _load_waiting(state, waiting)
+    for plan in snapshot.plans:
+        _load_plan(state, plan)
     _load_kept(state, snapshot)
     for past in snapshot.history:
         ended = past.ended if past.ended is not None else past.denied
@@ -172,20 +192,39 @@ def _dump_lease(lease: Lease) -> _Lease:
         vouched=lease.vouched,
         uses=lease.uses,
         reload_ms=lease.reload_ms,
+        since_ms=lease.since_ms,
+        floor=lease.floor,
     )
 
 
 def _dump_waiting(waiting: Waiting) -> _Waiting:
     return _Waiting(
         request=waiting.request,
-        priority=waiting.priority,
+        priority=waiting.shape.priority,
         key=waiting.key,
         arrival=waiting.arrival,
         requested_at_ms=waiting.requested_at_ms,
         wait_until_ms=waiting.wait_until_ms,
         starves_at_ms=waiting.starves_at_ms,
         starves=waiting.starves,
+        since_ms=waiting.since_ms,
+        preempts_at_ms=waiting.preempts_at_ms,
     )
+
+
+def _dump_plan(state: State, plan: Plan) -> _Plan:
+    """Without the leases that gave everything back: they matter no more."""
+    pending = [lease for lease in plan.leases if lease.plan is plan and _is_there(state, lease)]
+    return _Plan(
+        lease_id=plan.waiting.request.lease_id,
+        devices=_keys(plan.devices),
+        leases=[lease.request.lease_id for lease in pending],
+        stock_mib=plan.stock_mib,
+    )
+
+
+def _is_there(state: State, lease: Lease) -> bool:
+    return state.ledger.leases.get(lease.request.lease_id) is lease
 
 
 def _dump_reservation(reservation: Reservation) -> _Reservation:
@@ -229,6 +268,8 @@ def _load_lease(state: State, dumped: _Lease) -> None:
         vouched=dumped.vouched,
         uses=dumped.uses,
         reload_ms=dumped.reload_ms,
+        since_ms=dumped.since_ms,
+        floor=dumped.floor,
     )
     state.ledger.reopen(lease)
     if lease.expires_at_ms is not None:
@@ -240,16 +281,29 @@ def _load_lease(state: State, dumped: _Lease) -> None:
 def _load_waiting(state: State, dumped: _Waiting) -> None:
     waiting = Waiting(
         request=dumped.request,
-        shape=shape_of(dumped.request, state.limits),
-        priority=dumped.priority,
+        shape=shape_of(dumped.request, dumped.priority, state.limits),
         key=dumped.key,
         arrival=dumped.arrival,
         requested_at_ms=dumped.requested_at_ms,
         wait_until_ms=dumped.wait_until_ms,
         starves_at_ms=dumped.starves_at_ms,
         starves=dumped.starves,
+        since_ms=dumped.since_ms,
+        preempts_at_ms=dumped.preempts_at_ms,
     )
     state.enqueue(waiting)
+
+
+def _load_plan(state: State, dumped: _Plan) -> None:
+    waiting, leases = state.waitlist.by_id[dumped.lease_id], state.ledger.leases
+    plan = Plan(waiting, _devices(state, dumped.devices), [leases[each] for each in dumped.leases], dumped.stock_mib)
+    waiting.plan = plan
+    for lease in plan.leases:
+        lease.plan = plan
+    for device in plan.devices:
+        device.keep_for(plan)
+    state.planned[dumped.lease_id] = waiting
+    state.waitlist.leave(waiting)
 
 
 def _load_kept(state: State, snapshot: _Snapshot) -> None:

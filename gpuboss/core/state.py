@@ -15,7 +15,7 @@ from gpuboss.core.ledger import Device, Ledger
 from gpuboss.core.policy import DEFAULT_POLICY, limits_of
 from gpuboss.core.reservations import Reservations
 from gpuboss.core.timers import Timer, TimerKind, Timers
-from gpuboss.core.waitlist import Shape, Waiting, Waitlist, shape_of
+from gpuboss.core.waitlist import Shape, Waiting, Waitlist
 from gpuboss.events import Decision, LeaseRequested, PolicySet
 
 SHAPES_REMEMBERED = 4096
@@ -28,6 +28,7 @@ class State:
         self.last_id = "0-0"  # the last entry that was applied
         self.inputs = NO_INPUTS  # the running digest of those that were applied
         self.now_ms = 0  # the log's clock
+        self.ticked_ms = 0  # at the last tick: what time alone gives a right to, it gives with a tick
         self.epoch = 0
         self.seq = 0  # of the last entry that the scheduler wrote
         self.core = 0  # the version of the rules by which the reign decides
@@ -38,8 +39,10 @@ class State:
         self.fence = 0
         self.recovering_since_ms: int | None = None  # when it was seen that entries of the log are gone
         self.arrivals = 0
+        self.floor = 0  # what the idle lease that was asked back last was worth (eviction.py)
         self.ledger = Ledger()
         self.waitlist = Waitlist()
+        self.planned: dict[str, Waiting] = {}  # who waits for leases that were asked back: apart from the others
         self.fronts = Fronts()
         self.reservations = Reservations()  # as the last pass made them
         self.look_is_due = False  # whether the last entry left it to the next to look who may have a place
@@ -76,14 +79,19 @@ class State:
             return
         waitlist, self.waitlist, self.fronts = self.waitlist, Waitlist(), Fronts()
         for waiting in waitlist.by_id.values():
-            waiting.shape = shape_of(waiting.request, self.limits)
+            service = waiting.request.service
+            waiting.shape = waiting.shape._replace(service=service if service in self.limits else None)
             self.enqueue(waiting)
+            if waiting.plan is not None:
+                self.waitlist.leave(waiting)
 
     def enqueue(self, waiting: Waiting) -> bool:
         """Queue a request, and set its deadlines. True if a place for it must be looked for."""
         lease_id = waiting.request.lease_id
         if waiting.wait_until_ms is not None:
             self.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
+        if waiting.preempts_at_ms is not None:
+            self.timers.set(waiting.preempts_at_ms, TimerKind.PREEMPTION, lease_id)
         if waiting.shape.service is not None and not waiting.starves:
             self.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, lease_id)
         return self.waitlist.add(waiting)
@@ -133,6 +141,9 @@ class State:
             if waiting is None or waiting.starves or waiting.starves_at_ms != timer.deadline_ms:
                 return False
             return waiting is self.reservations.unpromised or waiting.shape.service is not None
+        if timer.kind is TimerKind.PREEMPTION:
+            waiting = self.waitlist.by_id.get(timer.lease_id)
+            return waiting is not None and waiting.preempts_at_ms == timer.deadline_ms
         lease = self.ledger.leases.get(timer.lease_id)
         if lease is None or lease.state == "reclaiming":
             return False

@@ -15,6 +15,7 @@ class TimerKind(IntEnum):
     WAIT_TIMEOUT = 2
     RECOVERY_END = 3
     STARVATION = 4
+    PREEMPTION = 5
 
 
 class Timer(NamedTuple):

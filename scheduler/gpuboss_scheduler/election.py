@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import redis
 
 LOOK_S = 0.1
+RETURN_MS = 2_000  # how long whoever lives may take to be back at a server that is another one than before
+
+assert RETURN_MS > LEADERSHIP_MS
 
 _claim = Script("claim")
 
@@ -60,14 +63,19 @@ class Watch:
         self._last: Seen | None = None
         self._since_s = 0.0
 
-    def vacant(self, seen: Seen) -> bool:
-        """Whether nobody leads: nobody ever did, the last one resigned, or it has not beaten for too long."""
+    def vacant(self, seen: Seen, run_id: Callable[[], str]) -> bool:
+        """Whether nobody leads: nobody ever did, the last one resigned, or it has not beaten for too long.
+
+        `run_id`: asks for the server's. On another server than the last leader's the log may have gone back to before
+        somebody else led: who knows that is given the time to return, and claims at once.
+        """
         if not seen.epoch or not seen.leader:
             return True
         now_s = self._monotonic()
         if self._last is None or (seen.epoch, seen.alive_until_ms) != (self._last.epoch, self._last.alive_until_ms):
             self._last, self._since_s = seen, now_s
-        return now_s - self._since_s > LEADERSHIP_MS / 1000
+        silent_ms = (now_s - self._since_s) * 1000
+        return silent_ms > RETURN_MS or (silent_ms > LEADERSHIP_MS and seen.run_id in ("", run_id()))
 
 
 class Claim(NamedTuple):

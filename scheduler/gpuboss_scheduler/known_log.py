@@ -72,7 +72,7 @@ class KnownLog:
         if known is None:
             return None
         if incarnation not in ("", known.incarnation):
-            return known if epoch < known.epoch else None
+            return known if epoch <= known.epoch else None
         gone = [parse_id(each) for each in (known.last_id, known.before_id) if each and not log.holds(each)]
         if not gone:
             return None

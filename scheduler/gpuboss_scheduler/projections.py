@@ -90,7 +90,7 @@ def _count(reign: Reign, key: str) -> int:
 
 
 def _write(reign: Reign, key: str, gone: Iterable[str], rows: Mapping[str, Any]) -> None:
-    names = [name.encode("utf-8", "surrogateescape") for name in gone]
+    names = [name.encode("utf-8", "surrogateescape") for name in sorted(gone)]  # of a set: the same in every run
     if not names and not rows:
         return
     arguments: list[str | bytes | int] = [reign.epoch, len(names), *names]

@@ -84,7 +84,8 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
         raise SnapshotAhead(Known(state.incarnation, state.epoch, state.last_id, state.fence))
     if not cursor:
         cursor = _last_cause(log, state)
-    _check_beginning(log, state)
+    if not is_lost:
+        _check_beginning(log, state)
     verifier = Verifier(state, lambda: _forged_ids(log, state.last_id), cursor)
     tail = Recovered(state, cursor, 0, 0, [], [], is_ahead, "" if last_id == "0-0" else last_id)
     highest = _last(state)

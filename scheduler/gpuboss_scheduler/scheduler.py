@@ -24,7 +24,7 @@ from gpuboss_scheduler.known_log import Known, KnownLog
 from gpuboss_scheduler.leader import Leader
 from gpuboss_scheduler.projections import write_all
 from gpuboss_scheduler.recovery import Overtaken, Recovered, SnapshotAhead, recover
-from gpuboss_scheduler.reign import Reign
+from gpuboss_scheduler.reign import LEADERSHIP_MS, Reign
 from gpuboss_scheduler.retention import Retention
 from gpuboss_scheduler.rules import Rules
 from gpuboss_scheduler.scripts import Deposed
@@ -108,17 +108,21 @@ class Scheduler:
         return self._stopping_asked()
 
     def _stand_by(self, client: redis.Redis, durability: str) -> tuple[Claim, Recovered] | None:
-        """Wait until nobody leads, and claim. None if told to stop."""
-        watch = Watch()
+        """Wait until nobody leads, or until somebody does who does not know that entries of the log are gone, and
+        claim. None if told to stop."""
+        watch, log = Watch(), LogReader(client, self._keys)
+        was_away = self._trust.silent_s() > LEADERSHIP_MS / 1000  # somebody else may have led meanwhile
         while not self._stopping():
             seen, server_ms = look(client, self._keys)
             self._trust.answered(server_ms)
             self._rules.reread(client, self._keys)
-            ours = seen.leader == self._name  # it was us, before the connection broke
+            ours = seen.leader == self._name and not was_away  # it was us, before the connection broke
             problem, won = "", None
             if _is_newer(seen.core):
                 problem = str(NewerLog(int(seen.core)))
-            elif ours or watch.vacant(seen):
+            elif (
+                ours or _missed(self._known_log, seen, log) is not None or watch.vacant(seen, lambda: run_id_of(client))
+            ):
                 try:
                     won = self._try_to_lead(client, durability, seen)
                 except NewerLog as newer:
@@ -137,7 +141,7 @@ class Scheduler:
         log = LogReader(client, self._keys)
         if self._newer is not None and self._newer[0] == (seen, log.first_id()):
             raise self._newer[1]  # it need not be read again to know
-        missed = self._known_log.missed(seen.incarnation, int(seen.epoch or 0), log)
+        missed = _missed(self._known_log, seen, log)
         try:
             try:
                 recovered = recover(log, seen.cursor, is_lost=missed is not None)
@@ -258,6 +262,11 @@ def _retention(
         return None
     writer = None if config.archive is None else SegmentWriter(Path(config.archive), reign.epoch)
     return Retention(reign, state, clock, chores.snapshots, config.retention, writer, chores.beat, tell)
+
+
+def _missed(known_log: KnownLog, seen: Seen, log: LogReader) -> Known | None:
+    """What is known of the log that is seen, if entries of it are gone."""
+    return known_log.missed(seen.incarnation, int(seen.epoch) if seen.epoch.isdecimal() else 0, log)
 
 
 def _known(seen: Seen) -> Known | None:

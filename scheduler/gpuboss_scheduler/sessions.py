@@ -38,6 +38,10 @@ class Trust:
         if late or jumped:
             self._from_s = now_s + self._session_ttl_s
 
+    def silent_s(self) -> float:
+        """For how long the server has not answered; 0 if it never did."""
+        return 0.0 if self._answered_s is None else self._monotonic() - self._answered_s
+
     def holds(self) -> bool:
         """Whether who is past its time is dead."""
         return self._monotonic() >= self._from_s

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from gpuboss import GPUBoss, Resident
 from gpuboss.client.link import Link, Outcome, Trouble
 from tests.client.by_hand import HandScheduler
 from tests.client.clerk import Clerk
 from tests.client.platforms import Platform, running
+from tests.client.residents import Card, Model
 from tests.real.servers import RealServer
 
 Told = Callable[[list[Outcome] | Trouble], None]
@@ -55,3 +57,14 @@ def clerk() -> Iterator[Clerk]:
     yield clerk
     ids = [*clerk.desk.waiting, *clerk.desk.held, *clerk.desk.leaving]
     assert len(ids) == len(set(ids)), "an id in two places"
+
+
+@pytest.fixture
+def card() -> Card:
+    return Card()
+
+
+@pytest.fixture
+def resident(boss: GPUBoss, card: Card) -> Resident[Model]:
+    """A model of 8 GB that `card` looks after; the module says whose `boss` it is."""
+    return boss.resident(load=card.load, unload=card.unload, vram_gb=8)

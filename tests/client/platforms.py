@@ -45,9 +45,9 @@ class Platform:
         """Whatever a test did, its clients are closed: so nothing is held and nobody waits."""
         wait_for("all leases to be gone", lambda: not self.leases() and not self.queue())
 
-    def revoke(self, lease_id: str) -> None:
+    def revoke(self, lease_id: str, *, grace_ms: int = 0) -> None:
         """What `gpuboss revoke` does."""
-        data = json.dumps({"lease_id": lease_id, "reason": "maintenance", "by": "an operator"})
+        data = json.dumps({"lease_id": lease_id, "reason": "maintenance", "by": "an operator", "grace_ms": grace_ms})
         self.redis.xadd(self.keys.events, {"type": "LeaseRevoked", "data": data})
 
 

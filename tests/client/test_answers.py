@@ -3,7 +3,7 @@
 import pytest
 
 from gpuboss.client.answers import settle, take
-from gpuboss.client.desk import sessions_in_use
+from gpuboss.client.desk import Ask, sessions_in_use
 from gpuboss.client.lease import Lease
 from gpuboss.client.link import Look
 from gpuboss.client.replies import read_reply
@@ -240,7 +240,10 @@ def test_renewals_are_answered_in_their_order_and_each_once(clerk: Clerk) -> Non
     clerk.hold("lease-01")
     told: list[tuple[str, GPUBossError | None]] = []
     held = clerk.desk.held["lease-01"]
-    held.renewals += [lambda answer: told.append(("first", answer)), lambda answer: told.append(("second", answer))]
+    held.asked += [
+        Ask("extended", lambda answer: told.append(("first", answer))),
+        Ask("extended", lambda answer: told.append(("second", answer))),
+    ]
     clerk.hear("LeaseExtended", lease_id="lease-01", cause="5-0", now_ms=1, expires_at_ms=9)
     clerk.hear("LeaseExtended", lease_id="lease-01", cause="5-0", now_ms=1, expires_at_ms=9)  # read again
     assert told == [("first", None)]
@@ -253,7 +256,7 @@ def test_renewals_are_answered_in_their_order_and_each_once(clerk: Clerk) -> Non
 def test_a_renewal_of_a_lease_that_ends_is_told_so(clerk: Clerk) -> None:
     clerk.hold("lease-01")
     told: list[GPUBossError | None] = []
-    clerk.desk.held["lease-01"].renewals.append(told.append)
+    clerk.desk.held["lease-01"].asked.append(Ask("extended", told.append))
     clerk.hear("LeaseEnded", lease_id="lease-01", reason="revoked")
     assert isinstance(told[0], LeaseLost)
 

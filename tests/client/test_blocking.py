@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 
 import gpuboss
-from gpuboss import ConfigError, GPUBossError, LeaseImpossible, LeaseLost, LeaseTimeout, SchedulerUnavailable
-from gpuboss.blocking import GPUBoss
+from gpuboss import (
+    ConfigError,
+    GPUBossError,
+    LeaseDenied,
+    LeaseImpossible,
+    LeaseLost,
+    LeaseTimeout,
+    SchedulerUnavailable,
+)
+from gpuboss.blocking import GPUBoss, Lease, Resident
 from tests.client.platforms import Platform
 from tests.real.servers import wait_for
 
@@ -73,6 +81,123 @@ def test_the_blocks_own_exception_is_not_hidden_by_the_loss(boss: GPUBoss, platf
         platform.revoke(device.lease.lease_id)
         wait_for("the loss", lambda: device.lease.is_lost)
         _ = 1 / 0
+
+
+def test_a_lease_is_idled_resumed_and_waited_for(boss: GPUBoss, platform: Platform) -> None:
+    lease = boss.acquire(vram_gb=8, reclaimable=True)
+    lease.idle(reload_ms=500)
+    assert (lease.is_idle, platform.leases()[lease.lease_id]["state"]) == (True, "idle")
+    lease.resume()
+    assert (lease.is_idle, platform.leases()[lease.lease_id]["state"]) == (False, "held")
+    with pytest.raises(TimeoutError):
+        lease.wait_asked_back(timeout=0.01)
+    platform.revoke(lease.lease_id, grace_ms=300)
+    assert lease.wait_asked_back(timeout=10) == lease.deadline
+    with pytest.raises(LeaseDenied, match="yielding"):
+        lease.idle()
+    assert lease.wait_lost(timeout=10) == "revoked"
+
+
+def test_a_thread_that_waits_for_what_does_not_come_is_told_when_the_client_is_closed(platform: Platform) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        with GPUBoss(platform.url, "blocker") as boss:
+            lease = boss.acquire(vram_gb=8)
+            waiting = thread.submit(lease.wait_asked_back)
+            wait_for("the wait", lambda: boss._calls)
+        with pytest.raises(GPUBossError, match="closed"):
+            waiting.result(5)
+
+
+# ---------------------------------------------------------------- resident models
+
+
+class Model:
+    """What is on a card."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.is_loaded = True
+
+    def unload(self) -> None:
+        self.is_loaded = False
+
+
+def test_a_resident_model_is_kept_and_loaded_again_after_it_was_asked_back(boss: GPUBoss, platform: Platform) -> None:
+    with boss.resident(load=Model, unload=Model.unload, vram_gb=8) as resident:
+        assert resident.lease is None
+        with resident.use() as model:
+            assert (model.device, model.is_loaded) == ("cuda:0", True)
+            assert resident.lease is not None
+            lease_id = resident.lease.lease_id
+        wait_for("the lease to be idle", lambda: platform.leases()[lease_id]["state"] == "idle")
+        with resident.use() as again:
+            assert again is model
+        platform.revoke(lease_id, grace_ms=60_000)
+        wait_for("the release", lambda: not platform.leases())
+        assert not model.is_loaded
+        with resident.use() as other:
+            assert (other is not model, other.is_loaded) == (True, True)
+    assert not other.is_loaded
+    wait_for("the release", lambda: not platform.leases())
+    resident.close()
+
+
+def test_threads_share_a_resident_model(boss: GPUBoss) -> None:
+    resident = boss.resident(load=Model, unload=Model.unload, vram_gb=8)
+
+    def use(number: int) -> Model:
+        with resident.use() as model:
+            assert model.is_loaded
+            return model
+
+    with ThreadPoolExecutor(10) as threads:
+        assert len(set(threads.map(use, range(50)))) == 1
+
+
+def test_a_model_is_not_unloaded_under_a_thread_that_uses_it(boss: GPUBoss, platform: Platform) -> None:
+    resident = boss.resident(load=Model, unload=Model.unload, vram_gb=8)
+    with pytest.raises(LeaseLost, match="revoked"), resident.use() as model:
+        lease = resident.lease
+        assert lease is not None
+        platform.revoke(lease.lease_id)
+        lease.wait_lost(timeout=10)
+        assert lease.is_lost
+        assert model.is_loaded
+    wait_for("the unloading", lambda: not model.is_loaded)
+
+
+def test_an_interrupted_use_leaves_nothing_behind(
+    boss: GPUBoss, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = boss.resident(load=Model, unload=Model.unload, vram_gb=8)
+    interrupt_after(monkeypatch, boss)
+    with pytest.raises(KeyboardInterrupt), resident.use():
+        pytest.fail("it was interrupted before")
+    wait_for("the lease to be idle", lambda: [row["state"] for row in platform.leases().values()] == ["idle"])
+
+
+def test_a_client_that_closes_does_not_wait_for_ever_for_a_thread(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpuboss.client.keeper.LEAVE_S", 0.05)
+    used, may_leave = threading.Event(), threading.Event()
+
+    def use() -> None:
+        with resident.use():
+            used.set()
+            assert may_leave.wait(10)
+
+    with ThreadPoolExecutor(1) as thread:
+        with GPUBoss(platform.url, "blocker") as boss:
+            resident = boss.resident(load=Model, unload=Model.unload, vram_gb=8)
+            using = thread.submit(use)
+            assert used.wait(10)
+        may_leave.set()
+        with pytest.raises(GPUBossError, match="closed"):
+            using.result(5)
+
+
+# ---------------------------------------------------------------- threads
 
 
 def test_any_number_of_threads_share_one_client(boss: GPUBoss) -> None:
@@ -186,3 +311,20 @@ def test_the_twins_have_the_same_methods() -> None:
         return {name for name in vars(cls) if not name.startswith("_")}
 
     assert public(GPUBoss) == public(gpuboss.GPUBoss)
+    assert public(Resident) - {"close"} == public(gpuboss.Resident) - {"aclose", "enter", "leave", "is_closed"}
+
+
+@pytest.mark.parametrize("name", [name for name in Lease.__annotations__ if name != "visible_devices"])
+def test_a_lease_has_what_the_others_has(boss: GPUBoss, name: str) -> None:
+    lease = boss.acquire(vram_gb=1)
+    assert getattr(lease, name) == vars(lease._lease)[name]
+
+
+def test_leases_are_compared_and_shown_as_the_others(boss: GPUBoss) -> None:
+    with boss.lease(vram_gb=1) as device:
+        lease = device.lease
+        assert isinstance(lease, Lease)
+        assert {lease: 1}[Lease(lease._lease, lease._call)] == 1
+        assert (str(lease), repr(lease)) == (lease.lease_id, repr(lease._lease))
+        assert lease != boss.acquire(vram_gb=1)
+        assert lease.visible_devices() == ("cuda:0",)

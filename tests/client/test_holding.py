@@ -257,7 +257,7 @@ async def test_a_lease_that_is_over_cannot_be_renewed(boss: GPUBoss, hand: HandS
 async def test_a_renewal_without_an_answer_is_given_up(
     boss: GPUBoss, hand: HandScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpuboss.client.dealings.RENEWAL_S", 0.05)
+    monkeypatch.setattr("gpuboss.client.dealings.ANSWER_S", 0.05)
     lease = await acquired(boss, hand)
     with pytest.raises(SchedulerUnavailable, match="no answer to the renewal"):
         await boss.renew(lease, ttl=60)

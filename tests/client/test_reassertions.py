@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from gpuboss.client.answers import settle
-from gpuboss.client.desk import reassertions, repetitions
+from gpuboss.client.desk import Ask, reassertions, repetitions
 from gpuboss.client.link import encoded
 from gpuboss.core.door import read_event
 from gpuboss.errors import GPUBossError, LeaseLost
@@ -102,7 +102,7 @@ def test_the_log_can_read_an_assertion_with_and_without_its_nulls(clerk: Clerk, 
 def test_a_lease_whose_assertion_is_refused_is_lost(clerk: Clerk, reason: str) -> None:
     lease = clerk.hold("lease-01")
     told: list[GPUBossError | None] = []
-    clerk.desk.held["lease-01"].renewals.append(told.append)
+    clerk.desk.held["lease-01"].asked.append(Ask("extended", told.append))
     list(reassertions(clerk.desk))
     clerk.hear("EventRejected", lease_id="lease-01", cause="1-1", reason=reason)
     assert (lease.is_lost, lease.lost_reason) == (True, "revoked")

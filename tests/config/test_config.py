@@ -24,7 +24,7 @@ from gpuboss.config import (
 from gpuboss.config.settings import SETTINGS
 from gpuboss.core.door import DATA_BYTES_MAX
 from gpuboss.errors import ConfigError
-from gpuboss.fields import HeadStart
+from gpuboss.fields import HeadStart, PreemptAfter
 
 # As the documentation of the platform that GPUBoss was made for has it.
 SMALLEST = """\
@@ -78,6 +78,10 @@ scheduler:
     reservations: 1
     backfill_order: short
     starve_ms: 0
+    preemption: off
+    preempt_after_ms: {normal: 4, high: 5}
+    min_run_ms: 6
+    grace_ms: 7
   memory_file: ./known-log.json
   retention: {age: 7d, count: 1000000}
   archive: ./archive
@@ -134,6 +138,10 @@ EVERYTHING = Config(
             reservations=1,
             backfill_order="short",
             starve_ms=0,
+            preemption="off",
+            preempt_after_ms=PreemptAfter(normal=4, high=5),
+            min_run_ms=6,
+            grace_ms=7,
         ),
         memory_file="./known-log.json",
         retention=RetentionConfig(age_ms=604_800_000, count=1_000_000),

@@ -14,6 +14,7 @@ FACT_TYPES += ("SessionLost",)
 FACT_TYPES += ("ClockTicked", "ClockJumped", "VramReclaimed", "SnapshotTaken")
 DECISION_TYPES: tuple[str, ...] = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended")
 DECISION_TYPES += ("LeaseStateChanged", "LeaseEnded", "PromiseMoved", "EventRejected")
+RANKS = ("low", "normal", "high")
 INPUT_TYPES = (*SERVICE_TYPES, "LeaseRevoked", *FACT_TYPES)
 
 
@@ -61,9 +62,40 @@ class Caps:
 
     def counts_as(self, asked: dict[str, Any]) -> str:
         """The priority of a request: what it claims, or the most that its service may."""
-        ranks = ("low", "normal", "high")
         most = self.services.get(asked["service"], {}).get("max_priority", "high")
-        return ranks[min(ranks.index(asked["priority"]), ranks.index(most))]
+        return RANKS[min(RANKS.index(asked["priority"]), RANKS.index(most))]
+
+    def guarantee_mib(self, service: str) -> int:
+        """Of what this service holds and is not preemptible, so much is protected."""
+        return int(self.services.get(service, {}).get("guarantee_mib", 0))
+
+
+@dataclass(frozen=True)
+class AskingBack:
+    """Whose leases may be asked back for whom."""
+
+    preemption: str = "idle"
+    preempt_after_ms: dict[str, int] = field(default_factory=lambda: {"normal": 60_000, "high": 5_000})
+    min_run_ms: int = 60_000
+
+    @classmethod
+    def of(cls, policy: dict[str, Any]) -> AskingBack:
+        """As a policy has it; what it does not say is as it is by default."""
+        names = ("preemption", "preempt_after_ms", "min_run_ms")
+        return cls(**{name: policy[name] for name in names if name in policy})
+
+    def why_not(self, lease: dict[str, Any], ran_ms: int | None, wants: dict[str, Any], waited_ms: int) -> str | None:
+        """What is wrong with asking for a lease; `ran_ms` None: it is idle."""
+        holder, asker = (RANKS.index(each["counts_as"]) for each in (lease, wants))
+        if self.preemption == "off":
+            return "nothing may be asked back"
+        if ran_ms is None:
+            return None if holder <= asker else "it is idle, and of a higher class"
+        if self.preemption != "lower" or holder >= asker:
+            return "it is held, and not to be pre-empted"
+        if ran_ms < self.min_run_ms or waited_ms < self.preempt_after_ms[wants["counts_as"]]:
+            return f"it ran for {ran_ms} ms, and the other waited for {waited_ms} ms"
+        return None
 
 
 def read_log(entries: Iterable[tuple[str, list[bytes]]]) -> AuditedLog:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.core.audited_log import Audited, Caps, read_log
+from tests.core.audited_log import AskingBack, Audited, Caps, read_log
 
 DAY_MS = 24 * 60 * 60 * 1000
 SHAPE = ("vram_mib", "gpus", "exclusive", "device", "node", "ttl_ms")
@@ -45,7 +45,9 @@ class Account:
     expiry_set_ms: int = 0
     yield_by_ms: int | None = None
     yield_set_ms: int = 0
+    since_ms: int = 0  # when it began to wait, or to hold, without jumps of the clock
     over_ms: int = 0
+    number: int = 0  # of those who hold, or held, anything
 
     @property
     def alive(self) -> bool:
@@ -87,7 +89,7 @@ def request_behind(reasserted: dict[str, Any]) -> dict[str, Any]:
     names = ("lease_id", "service", "vram_mib", "priority", "node", "session", "instance")
     asked = {name: reasserted.get(name) for name in names}
     asked |= {"gpus": len(reasserted["devices"]), "exclusive": reasserted.get("exclusive", False)}
-    return DEFAULTS | asked | {"reclaimable": reasserted["state"] == "idle"}
+    return DEFAULTS | asked | {"reclaimable": reasserted["state"] == "idle", "counts_as": asked["priority"]}
 
 
 def audit(entries: Iterable[tuple[str, list[bytes]]]) -> list[str]:
@@ -108,8 +110,11 @@ class Audit:
         self._lock_delay_ms = 60_000
         self._head_start_ms = {"low": 0, "normal": 900_000, "high": 3_600_000}
         self._caps = Caps()
+        self._asking_back = AskingBack()
+        self._asked_for: dict[str, None] = {}  # for whom leases were asked back
         self._now_ms = 0
         self._fence = 0
+        self._holders = 0  # how many began to hold anything
         self._was_deferred = False  # whether the entry before left it to the next to look who may have a place
         for entry in log.inputs:
             if entry.at > log.decided_through:
@@ -161,10 +166,13 @@ class Audit:
             if any(known.asked.get(name) != asked.get(name) for name in ESSENCE):
                 self._blame(entry, "repeats a lease_id with other fields, and was not rejected")
             return
-        key = self._now_ms - self._head_start_ms[self._caps.counts_as(asked)]
+        asked["counts_as"] = self._caps.counts_as(asked)
+        key = self._now_ms - self._head_start_ms[asked["counts_as"]]
         wait_ms = asked.get("wait_ms")
         wait_until_ms = None if wait_ms is None else self._now_ms + wait_ms
-        self.accounts[asked["lease_id"]] = Account(asked, (key, entry.at), self._now_ms, wait_until_ms)
+        self.accounts[asked["lease_id"]] = Account(
+            asked, (key, entry.at), self._now_ms, wait_until_ms, since_ms=self._now_ms
+        )
 
     def _take_over(self, entry: Audited) -> None:
         """A holder said what it holds, and was not rejected: the log held it already, or it lost it."""
@@ -191,6 +199,7 @@ class Audit:
         asked = request_behind(data) if known is None else known.asked
         account = Account(asked, (0, entry.at), self._now_ms, None, data["state"].replace("yielding", "held"), devices)
         account.expires_ms, account.expiry_set_ms = data.get("expires_at_ms"), self._now_ms
+        account.number = self._holders = self._holders + 1
         self.accounts[lease_id] = account
         self._fence = max(self._fence, data["fence"])
 
@@ -199,6 +208,7 @@ class Audit:
         self._lost = {who: ms for who, ms in self._lost.items() if ms + DAY_MS > self._now_ms}
         match entry.type:
             case "SchedulerElected" if data.get("lost") is not None:
+                self._now_ms = max(self._now_ms, int(data["lost"]["last_id"].split("-")[0]))
                 self._recovery.since_ms = self._now_ms
                 self._fence = max(self._fence, data["lost"]["fence"])
             case "ClockTicked":
@@ -210,6 +220,7 @@ class Audit:
             case "PolicySet":
                 self._head_start_ms, self._lock_delay_ms = data["head_start_ms"], data["lock_delay_ms"]
                 self._recovery.session_ttl_ms = data["session_ttl_ms"]
+                self._asking_back = AskingBack.of(data)
                 self._caps = Caps(data.get("max_waiting"), data.get("services", {}))
             case "DeviceObserved":
                 self._devices[f"{data['node']}/{data['device']}"] = data
@@ -223,6 +234,8 @@ class Audit:
     def _shift(self, from_ms: int, delta_ms: int) -> None:
         self._recovery.shift(from_ms, delta_ms)
         for each in self.accounts.values():
+            if each.since_ms < from_ms:
+                each.since_ms = max(0, each.since_ms + delta_ms)
             if each.wait_until_ms is not None and each.asked_ms < from_ms:
                 each.wait_until_ms = max(0, each.wait_until_ms + delta_ms)
             if each.expires_ms is not None and each.expiry_set_ms < from_ms:
@@ -319,7 +332,8 @@ class Audit:
             before = [each for each in before if each.asked["service"] == asked["service"]]
         else:
             before = [each for each in before if self._caps.limit_mib(each.asked["service"]) is None]
-        if any(each.order < account.order for each in before):
+        held = asked["lease_id"] in self._asked_for  # then it may have room that the others may not
+        if any(each.order < account.order for each in before) and not held:
             self._blame(decision, "overtakes a request of the same shape")
         if (asked["service"], asked.get("session")) in self._lost:
             self._blame(decision, "grants to a session that is lost")
@@ -332,6 +346,8 @@ class Audit:
             self._blame(decision, f"grants {data['device']}, asked was {asked['device']}")
         if data["fence"] <= self._fence or data["granted_at_ms"] != self._now_ms:
             self._blame(decision, "has a fence or a time that does not grow")
+        if data.get("priority", asked["priority"]) != asked["counts_as"]:
+            self._blame(decision, f"counts as {data.get('priority')}, and should as {asked['counts_as']}")
         if data["waited_ms"] != self._now_ms - account.asked_ms:
             self._blame(decision, f"says it waited {data['waited_ms']} ms")
         ttl_ms = asked.get("ttl_ms")
@@ -340,6 +356,8 @@ class Audit:
         self._fence = data["fence"]
         account.standing, account.devices = "held", devices
         account.expires_ms, account.expiry_set_ms = data["expires_at_ms"], self._now_ms
+        account.since_ms = self._now_ms
+        account.number = self._holders = self._holders + 1
         for key in devices:
             self._check_device(decision, key)
         self._check_limit(decision, asked["service"])
@@ -411,6 +429,38 @@ class Audit:
         if freed:
             account.devices = []
 
+    def _judge_asking(self, entry: Audited, decision: Audited, account: Account) -> None:
+        """Who is asked, is asked by an operator or for somebody who waits, and may be."""
+        if decision.data["for"] is None:
+            if entry.type != "LeaseRevoked":
+                self._blame(decision, f"asks for nobody, because of {entry.type}")
+            return
+        waiting = self.accounts.get(decision.data["for"])
+        if waiting is None or waiting.standing != "waiting":
+            self._blame(decision, f"asks for {decision.data['for']}, which does not wait")
+            return
+        self._asked_for[decision.data["for"]] = None
+        ran_ms = None if account.standing == "idle" else self._now_ms - account.since_ms
+        wrong = self._asking_back.why_not(account.asked, ran_ms, waiting.asked, self._now_ms - waiting.since_ms)
+        if ran_ms is not None and self._is_guaranteed(account):
+            wrong = "it is held, and inside its service's guarantee"
+        if wrong is not None:
+            self._blame(decision, f"asks for {account.asked['lease_id']}: {wrong}")
+
+    def _is_guaranteed(self, account: Account) -> bool:
+        """Whether it is not preemptible, and among the oldest such that the guarantee of its service covers whole."""
+        service = account.asked["service"]
+        left_mib = self._caps.guarantee_mib(service)
+        firm = [each for each in self.accounts.values() if each.standing in ("held", "idle")]
+        firm = [each for each in firm if each.asked["service"] == service and not each.asked["preemptible"]]
+        for each in sorted(firm, key=lambda each: each.number):
+            size_mib = each.asked["vram_mib"] * len(each.devices)
+            if size_mib <= left_mib:
+                left_mib -= size_mib
+                if each is account:
+                    return True
+        return False
+
     def _judge_change(self, entry: Audited, decision: Audited, account: Account) -> None:
         data = decision.data
         owners = entry.data.get("lease_id") == data["lease_id"] and entry.data.get("service") == data["service"]
@@ -422,7 +472,8 @@ class Audit:
                 if data["state"] != wanted or (wanted == "idle" and not account.asked["reclaimable"]):
                     self._blame(decision, f"says {data['state']}, because of {entry.type}")
                 account.standing = data["state"]
-            case "YieldRequested" if entry.type == "LeaseRevoked" and account.standing in ("held", "idle"):
+            case "YieldRequested" if account.standing in ("held", "idle"):
+                self._judge_asking(entry, decision, account)
                 account.standing = "yielding"
                 account.yield_by_ms, account.yield_set_ms = data["deadline_ms"], self._now_ms
             case "PromiseMoved" if account.standing == "waiting":

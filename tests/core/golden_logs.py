@@ -1,4 +1,4 @@
-"""The logs under tests/golden: five stories, recorded once, whose decisions must come out the same for ever.
+"""The logs under tests/golden: six stories, recorded once, whose decisions must come out the same for ever.
 
 A change of the core that decides otherwise makes `test_golden` fail. If it is meant, raise `CORE_VERSION` and record
 them anew, in the same commit: `scripts/golden`, which is `python -m tests.core.golden_logs`.
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from gpuboss.core import snapshot
 from gpuboss.core.machine import CORE_VERSION
 from gpuboss.events import ClockTicked, LeaseReleased, LeaseRequested, LeaseRevoked, SchedulerElected
+from gpuboss.fields import PreemptAfter
 from gpuboss.jsonl import to_line
 from gpuboss.log import Entry
 from tests.core import hostile
@@ -40,6 +41,8 @@ def basic() -> Scenario:
     log = Scenario(24_576)
     log.request("first", 8_192, session="imajin-1", model="sdxl", pid=4_711)
     log.request("second", 12_288, ttl_ms=60_000, reclaimable=True)
+    log.says(idled("second", reload_ms=1_500))
+    log.says(resumed("second"))
     log.request("third", 8_192, service="ollama", instance="left")
     log.request("fourth", 16_384, wait_ms=500)
     log.request("fifth", 4_096, wait_ms=10_000)
@@ -172,7 +175,43 @@ def reservations() -> Scenario:
     return log
 
 
-TOLD = (basic, priorities, faults, gangs, reservations)
+def asked_back() -> Scenario:
+    """Idle leases on two cards asked back for one, a gang and one who wants to be alone; held ones of lower classes for
+    higher ones; who is gone meanwhile, who resumes too late, who does not give back."""
+    log = Scenario(24_576, 24_576, lock_delay_ms=5_000)
+    lower = PreemptAfter(normal=2_000, high=0)
+    log.happens(replace(policy(5_000), preemption="lower", preempt_after_ms=lower, min_run_ms=1_000, grace_ms=3_000))
+    for name, vram_mib in (("warm-0", 8_192), ("warm-1", 12_288), ("warm-2", 16_384), ("warm-3", 4_096)):
+        log.request(name, vram_mib, reclaimable=True)
+        log.says(idled(name, reload_ms=500))
+    log.request("high", 8_192, priority="high", reclaimable=True)
+    log.says(resumed("warm-0"))
+    log.says(resumed("warm-3"))
+    log.release("warm-0")
+    log.request("gang", 16_384, gpus=2, priority="high")
+    log.request("small", 1_024, priority="low")
+    log.tick(after_ms=1_000)
+    log.says(idled("warm-2"))
+    log.says(idled("high"))
+    log.release("warm-1")
+    log.release("gang")
+    log.request("alone", 1_024, exclusive=True, priority="high")
+    log.request("safe", 4_096, priority="low", preemptible=False)
+    log.request("low", 8_192, priority="low")
+    log.tick(after_ms=3_000)
+    log.tick(after_ms=5_000)
+    for name in ("warm-2", "warm-3", "high"):
+        log.happens(reclaimed(name))
+    log.request("normal", 16_384)
+    log.tick(after_ms=2_000)
+    log.happens(device_lost(1))
+    log.happens(replace(policy(), preemption="off"))
+    log.release("alone")
+    log.tick(after_ms=3_000)
+    return log
+
+
+TOLD = (basic, priorities, faults, gangs, reservations, asked_back)
 STORIES: dict[str, Callable[[], Scenario]] = {story.__name__: story for story in TOLD}
 
 

@@ -10,7 +10,9 @@ import json
 from typing import Any, NamedTuple
 
 from tests.core.model_plan import Plan
-from tests.core.model_room import ALIVE, CHARGED, Case, Room
+from tests.core.model_prey import RULES as YIELDING
+from tests.core.model_prey import Prey, suffices, wanted_mib, worth
+from tests.core.model_room import ALIVE, CHARGED, Case, Room, Want
 
 DAY_MS = 24 * 60 * 60 * 1000
 DEFAULTS: dict[str, Any] = {
@@ -27,7 +29,9 @@ DEFAULTS: dict[str, Any] = {
     "session": None,
 }
 # What holds where a policy does not say.
-RULES: dict[str, Any] = {"reservations": 4, "starve_ms": 1_800_000, "backfill_order": "key"}
+RULES: dict[str, Any] = (
+    {"reservations": 4, "starve_ms": 1_800_000, "backfill_order": "key"} | YIELDING | {"services": {}}
+)
 OWN_RULES: dict[str, Any] = {"max_waiting": None, "limit_mib": None, "max_priority": "high"}  # of one service
 RANKS = ("low", "normal", "high")
 FACTS: tuple[str, ...] = ("SchedulerElected", "PolicySet", "DeviceObserved", "DeviceLost", "LeaseObserved")
@@ -59,7 +63,7 @@ class Model:
     """The expectation. Feed it the entries of a log in order; it answers with what must be decided."""
 
     def __init__(self) -> None:
-        self.now_ms = 0
+        self.now_ms = self.ticked_ms = self.floor = 0
         self.epoch = self.seq = self.fence = self.arrivals = 0
         self.head_start_ms = {"low": 0, "normal": 900_000, "high": 3_600_000}
         self.max_waiting: int | None = 10_000
@@ -100,7 +104,7 @@ class Model:
     def queue(self) -> list[Case]:
         """Everyone who waits, in order."""
         waiting = [case for case in self.cases.values() if case.is_ == "waiting"]
-        return sorted(waiting, key=lambda case: (case.key, case.arrival))
+        return sorted(waiting, key=_order)
 
     # ------------------------------------------------------------ answering
 
@@ -127,7 +131,7 @@ class Model:
         self._reject(Rejection(reason, data["lease_id"], data["service"], session, address))
 
     def _deny(self, case: Case, reason: str) -> None:
-        case.is_, case.over_ms = "over", self.now_ms
+        case.is_, case.over_ms, case.want = "over", self.now_ms, None
         case.final = self._say("LeaseDenied", case, reason=reason)
 
     def _end(self, case: Case, reason: str) -> None:
@@ -140,7 +144,7 @@ class Model:
     def _grant(self, case: Case, devices: list[str]) -> None:
         self.fence += 1
         asked, now_ms = case.asked, self.now_ms
-        case.is_, case.devices = "held", devices
+        case.is_, case.devices, case.want, case.since_ms = "held", devices, None, now_ms
         case.expires_ms = None if asked["ttl_ms"] is None else now_ms + asked["ttl_ms"]
         case.expiry_set_ms = now_ms
         abouts = [self.devices[key] for key in devices]
@@ -174,13 +178,23 @@ class Model:
         failed = []
         passing: list[tuple[float, Case, list[str]]] = []
         for case in self.queue():
+            within = self._is_within_limit(case)
+            if case.want is not None:
+                if not within:
+                    case.want = None
+                    return True
+                if self._serve_wanting(case):
+                    return True
+                continue
             if self._kind(case) in failed or any(self._kind(case) == self._kind(other) for _, other, _ in passing):
                 continue
-            if not self._is_within_limit(case):
+            if not within:
                 continue
             able = self.room.able(case.asked)
             devices = self.room.best(case.asked, [key for key in able if plan.admits(case.asked, key, self.now_ms)])
             if devices is None:
+                if not passing and self._ask_back_for(case):
+                    return True
                 failed.append(self._kind(case))
                 plan.keep(case, able)
             elif self.rules["backfill_order"] == "short" and plan.kept and not plan.had(case):
@@ -203,16 +217,61 @@ class Model:
 
     def _is_within_limit(self, case: Case) -> bool:
         """Whether its service may hold it too, beside what it holds and what is kept for those of it that come before:
-        who has a reservation, and the first who starves."""
+        who has a reservation, or has had leases asked back, and the first who starves."""
         limit_mib, service = self._limit_mib(case.asked), case.asked["service"]
         if limit_mib is None:
             return True
         mine = [each for each in self.cases.values() if each.asked["service"] == service]
         held_mib = sum(each.asked["vram_mib"] * len(each.devices) for each in mine if each.is_ in CHARGED)
-        before = [each for each in self.queue() if each in mine and (each.key, each.arrival) < (case.key, case.arrival)]
+        before = [each for each in mine if each.is_ == "waiting" and _order(each) < _order(case)]
+        before.sort(key=_order)
         starving = [each for each in before if each.starves][:1]
-        kept = [each for each in before if self.plan.of(each) is not None or each in starving]
+        kept = [each for each in before if self.plan.of(each) is not None or each.want is not None or each in starving]
         return held_mib + sum(_size_mib(each.asked) for each in [*kept, case]) <= limit_mib
+
+    def _serve_wanting(self, case: Case) -> bool:
+        """Grant who waits for leases that were asked back, if there is a place with what is held for it."""
+        room, want, able = self.room, case.want, self.room.able(case.asked)
+        assert want is not None
+        allowed = []
+        for key in able:
+            own_mib = room.hold_mib(key) if key in want.devices else 0
+            own = own_mib >= case.asked["vram_mib"] and not (case.asked["exclusive"] and room.on(key))
+            if (key in want.devices and own) or self.plan.admits(case.asked, key, self.now_ms, own_mib):
+                allowed.append(key)
+        room.looking = case
+        devices = room.best(case.asked, allowed)
+        if devices is None:
+            self.plan.keep(case, able)
+        room.looking = None
+        if devices is not None:
+            self._grant(case, devices)
+        return devices is not None
+
+    def _ask_back_for(self, case: Case) -> bool:
+        """Ask leases back that make room for who has no place."""
+        prey = Prey(self.room, self.plan, case, self.ticked_ms)
+        found = prey.found()
+        if found is None:
+            return False
+        devices, leases = found
+        asked = [lease for lease in leases if not prey.goes(lease)]
+        for lease in asked:
+            if lease.is_ == "idle":
+                self.floor = worth(lease)
+            self._ask_back(lease, self.rules["grace_ms"], case.asked["lease_id"])
+        case.want = Want(devices, leases, {key: wanted_mib(self.room, case, key, leases) for key in devices})
+        return True
+
+    def _ask_back(self, lease: Case, grace_ms: int, wanted_by: str | None) -> None:
+        lease.is_, lease.yield_by_ms, lease.yield_set_ms = "yielding", self.now_ms + grace_ms, self.now_ms
+        self._say("YieldRequested", lease, deadline_ms=lease.yield_by_ms, **{"for": wanted_by})
+
+    def _forget_wants(self) -> None:
+        """Whose devices changed may have to ask for others."""
+        for case in self.queue():
+            if case.want is not None and not suffices(self.room, case):
+                case.want = None
 
     def _keep_promises(self) -> None:
         """Who was promised a start has one by then, or is told; only the first is promised one anew."""
@@ -248,6 +307,7 @@ class Model:
     def on_ClockTicked(self, data: dict[str, Any]) -> None:
         """Everything that is due, by (deadline, kind, id)."""
         self._advance(data["now_ms"])
+        self.ticked_ms = self.now_ms
         due = []
         for lease_id, case in self.cases.items():
             deadlines = [(case.wait_until_ms, 2)] if case.is_ == "waiting" else []
@@ -276,6 +336,8 @@ class Model:
                 case.yield_by_ms = max(0, case.yield_by_ms + delta_ms)
             if case.wait_until_ms is not None and case.submitted_ms < from_ms:
                 case.wait_until_ms = max(0, case.wait_until_ms + delta_ms)
+            if case.since_ms < from_ms:
+                case.since_ms = max(0, case.since_ms + delta_ms)
             if case.submitted_ms < from_ms:
                 case.starves_ms = max(0, case.starves_ms + delta_ms)
             if case.is_ == "reclaiming" and case.reclaiming_ms < from_ms:
@@ -303,6 +365,7 @@ class Model:
         """A device is there, or changed."""
         defaults = {"reserved_mib": 0, "margin_mib": 0, "foreign_mib": 0, "simulated": False, "healthy": True}
         self.devices[f"{data['node']}/{data['device']}"] = defaults | data
+        self._forget_wants()
         self._deny_hopeless()
 
     def on_DeviceLost(self, data: dict[str, Any]) -> None:
@@ -317,6 +380,7 @@ class Model:
             elif not case.devices:
                 case.is_ = "over"
         del self.devices[key]
+        self._forget_wants()
         self._deny_hopeless()
 
     def _deny_hopeless(self) -> None:
@@ -365,6 +429,7 @@ class Model:
         others = [case for case in self.queue() if case.asked["service"] == asked["service"]]
         self.arrivals += 1
         case = Case(asked, self.arrivals, key, self.now_ms, wait_until_ms)
+        case.since_ms = self.now_ms
         case.starves_ms = self.now_ms + self.rules["starve_ms"]
         case.counts_as = priority
         self.cases[asked["lease_id"]] = case
@@ -427,13 +492,17 @@ class Model:
         if case is not None and not case.asked["reclaimable"]:
             self._refuse("invalid", data, case.asked)
         elif case is not None:
-            case.is_ = "idle"
+            if case.is_ == "held":
+                case.floor = self.floor
+            case.is_, case.reload_ms = "idle", data.get("reload_ms", 0)
             self._say("LeaseStateChanged", case, state="idle")
 
     def on_LeaseResumed(self, data: dict[str, Any]) -> None:
         """A lease is used again."""
         case = self._lease_of(data)
         if case is not None:
+            if case.is_ == "idle":
+                case.uses, case.reload_ms = case.uses + 1, data.get("reload_ms", 0) or case.reload_ms
             case.is_ = "held"
             self._say("LeaseStateChanged", case, state="held")
 
@@ -456,8 +525,11 @@ class Model:
         elif not grace_ms:
             self._end(case, "revoked")
         elif case.is_ != "yielding":
-            case.is_, case.yield_by_ms, case.yield_set_ms = "yielding", self.now_ms + grace_ms, self.now_ms
-            self._say("YieldRequested", case, deadline_ms=case.yield_by_ms, **{"for": None})
+            self._ask_back(case, grace_ms, None)
+
+
+def _order(case: Case) -> tuple[int, int]:
+    return case.key, case.arrival
 
 
 def _size_mib(asked: dict[str, Any]) -> int:

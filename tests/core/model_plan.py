@@ -30,8 +30,9 @@ class Plan:
         self.placeless = 0  # how many have been found to have no place
         self.unpromised: Case | None = None
 
-    def admits(self, asked: dict[str, Any], key: str, now_ms: int) -> bool:
-        """Whether a lease that begins now is in the way of nobody for whom the device is kept."""
+    def admits(self, asked: dict[str, Any], key: str, now_ms: int, own_mib: int = 0) -> bool:
+        """Whether a lease that begins now is in the way of nobody for whom the device is kept; `own_mib` of what it
+        takes were held for it."""
         for kept in self.kept:
             if key not in kept.devices:
                 continue
@@ -40,7 +41,8 @@ class Plan:
             ends = [] if asked["ttl_ms"] is None else [now_ms + asked["ttl_ms"] + self.rules["lock_delay_ms"]]
             if any(ms <= kept.start_ms for ms in ends):
                 return True
-            return not asked["exclusive"] and asked["vram_mib"] <= self.left_over_mib(kept.case, key, kept.start_ms)
+            over_mib = self.left_over_mib(kept.case, key, kept.start_ms) + own_mib
+            return not asked["exclusive"] and asked["vram_mib"] <= over_mib
         return True
 
     def of(self, case: Case) -> Kept | None:
@@ -106,7 +108,10 @@ class Plan:
         """What of a device nobody would hold then, beside the request itself."""
         if case.asked["exclusive"]:
             return 0
-        return self.room.free_mib(key) + self._back_mib(key, at_ms) - int(case.asked["vram_mib"])
+        looking, self.room.looking = self.room.looking, case
+        over_mib = self.room.free_mib(key) + self._back_mib(key, at_ms) - int(case.asked["vram_mib"])
+        self.room.looking = looking
+        return over_mib
 
     def _starts(self, case: Case, free: list[str]) -> Iterator[tuple[int, int, str, list[str]]]:
         """Each node on which it can start at some time: when, how much is left over, and where."""
@@ -126,10 +131,20 @@ class Plan:
         if not self.room.devices[key]["healthy"]:
             return False
         there = [each for each in self.room.on(key) if (ms := self.end_ms(each)) is None or ms > at_ms]
+        wanted_by = self.room.wanted_by(key)
+        if wanted_by is not None and (case.asked["exclusive"] or wanted_by.asked["exclusive"]):
+            return False
         if any(each.asked["exclusive"] for each in there) or (case.asked["exclusive"] and there):
             return False
         return self.room.free_mib(key) + self._back_mib(key, at_ms) >= case.asked["vram_mib"]
 
     def _back_mib(self, key: str, at_ms: int) -> int:
-        ends = [(self.end_ms(each), int(each.asked["vram_mib"])) for each in self.room.on(key)]
-        return sum(vram_mib for ms, vram_mib in ends if ms is not None and ms <= at_ms)
+        ended = [each for each in self.room.on(key) if (ms := self.end_ms(each)) is not None and ms <= at_ms]
+        pending, wanted_by = self.room.pending(key), self.room.wanted_by(key)
+        back_mib = sum(int(each.asked["vram_mib"]) for each in ended if each not in pending)
+        if wanted_by is None:
+            return back_mib
+        # Of what was asked back only what its requester does not need is for others.
+        asked_mib = sum(int(each.asked["vram_mib"]) for each in ended if each in pending)
+        owed_mib = int(wanted_by.asked["vram_mib"]) - self.room.hold_mib(key)
+        return back_mib + max(0, asked_mib - owed_mib)

@@ -12,6 +12,16 @@ ALIVE = ("held", "idle", "yielding")
 
 
 @dataclass
+class Want:
+    """What was asked back for a request: it will be on these devices once these leases are gone. `stock_mib`: what is
+    held for it there, and what those leases still had, when it was asked."""
+
+    devices: list[str]
+    leases: list[Case]
+    stock_mib: dict[str, int]
+
+
+@dataclass(eq=False)
 class Case:
     """One lease_id from its request to the day after its end. `is_`: waiting, one of CHARGED, or over."""
 
@@ -31,6 +41,11 @@ class Case:
     expiry_set_ms: int = 0
     yield_by_ms: int | None = None
     yield_set_ms: int = 0
+    since_ms: int = 0  # when it began to wait, or to hold, without jumps of the clock
+    uses: int = 1
+    reload_ms: int = 0
+    floor: int = 0
+    want: Want | None = None
     granted: dict[str, Any] | None = None
     final: Any = None
     over_ms: int = 0
@@ -38,7 +53,8 @@ class Case:
     @property
     def shape(self) -> tuple[Any, ...]:
         """What decides where it fits."""
-        return tuple(self.asked[name] for name in ("vram_mib", "gpus", "exclusive", "device", "node", "ttl_ms"))
+        names = ("vram_mib", "gpus", "exclusive", "device", "node", "ttl_ms")
+        return (self.counts_as, *(self.asked[name] for name in names))
 
 
 class Room:
@@ -47,9 +63,34 @@ class Room:
     def __init__(self, devices: dict[str, dict[str, Any]], cases: dict[str, Case]) -> None:
         self.devices = devices
         self.cases = cases
+        self.looking: Case | None = None  # who sees what is held for it as free
 
     def free_mib(self, key: str) -> int:
         """What is free on a device."""
+        return self._unused_mib(key) - self.hold_mib(key)
+
+    def wanted_by(self, key: str) -> Case | None:
+        """For whom leases on a device were asked back, unless it is the one who looks."""
+        wants = [case for case in self.cases.values() if case.want is not None and key in case.want.devices]
+        assert len(wants) <= 1, "a device has one plan at most"
+        return None if not wants or wants[0] is self.looking else wants[0]
+
+    def pending(self, key: str) -> list[Case]:
+        """Which of the leases that were asked back are still there."""
+        case = self.wanted_by(key)
+        return [] if case is None or case.want is None else [each for each in case.want.leases if each in self.on(key)]
+
+    def hold_mib(self, key: str) -> int:
+        """What is held on a device for whom leases there were asked back."""
+        case = self.wanted_by(key)
+        if case is None or case.want is None:
+            return 0
+        if case.asked["exclusive"]:
+            return max(0, self._unused_mib(key))
+        pending_mib = sum(int(each.asked["vram_mib"]) for each in self.pending(key))
+        return min(int(case.asked["vram_mib"]), case.want.stock_mib[key] - pending_mib)
+
+    def _unused_mib(self, key: str) -> int:
         return self.capacity_mib(key) - int(self.devices[key]["foreign_mib"]) - self._charged_mib(key)
 
     def capacity_mib(self, key: str) -> int:
@@ -71,12 +112,12 @@ class Room:
             and asked["device"] in (None, self.devices[key]["device"], self.devices[key]["uuid"])
             and self.capacity_mib(key) >= asked["vram_mib"]
         ]
-        return [key for _, group in self._by_node(fit) if len(group) >= asked["gpus"] for key in group]
+        return [key for _, group in self.by_node(fit) if len(group) >= asked["gpus"] for key in group]
 
     def best(self, asked: dict[str, Any], allowed: Iterable[str]) -> list[str] | None:
         """Where the request goes out of `allowed`, by the rule of placement."""
         fit = [key for key in allowed if self.has_room(asked, key)]
-        nodes = [(len(group), node) for node, group in self._by_node(fit) if len(group) >= asked["gpus"]]
+        nodes = [(len(group), node) for node, group in self.by_node(fit) if len(group) >= asked["gpus"]]
         if not nodes:
             return None
         if asked["gpus"] > 1:
@@ -89,12 +130,14 @@ class Room:
         if not self.devices[key]["healthy"] or self.free_mib(key) < asked["vram_mib"]:
             return False
         others = self.on(key)
+        if asked["exclusive"] and self.wanted_by(key) is not None:
+            return False
         return not any(case.asked["exclusive"] for case in others) and not (asked["exclusive"] and others)
 
     def nearest(self, asked: dict[str, Any], allowed: Iterable[str]) -> list[str] | None:
         """The devices of one node that lack least for the request."""
         found = []
-        for node, group in self._by_node(allowed):
+        for node, group in self.by_node(allowed):
             lacking = sorted((self._lack_mib(asked, key), _place_of(key), key) for key in group)[: asked["gpus"]]
             if len(lacking) == asked["gpus"]:
                 found.append((sum(lack for lack, _, _ in lacking), node, [key for _, _, key in lacking]))
@@ -110,7 +153,7 @@ class Room:
     def _charged_mib(self, key: str) -> int:
         return sum(int(case.asked["vram_mib"]) for case in self.on(key))
 
-    def _by_node(self, keys: Iterable[str]) -> list[tuple[str, list[str]]]:
+    def by_node(self, keys: Iterable[str]) -> list[tuple[str, list[str]]]:
         return [(node, list(group)) for node, group in groupby(keys, key=lambda key: str(self.devices[key]["node"]))]
 
 

@@ -319,7 +319,8 @@ def _in_words(decision: Decision, now_ms: int) -> str:
             freed = "freed" if decision.freed else "reclaiming"
             return f"ended {_short(decision.lease_id)}: {decision.reason}, {freed}"
         case YieldRequested():
-            return f"asked back {_short(decision.lease_id)} within {decision.deadline_ms - now_ms} ms"
+            wanted = "" if decision.for_ is None else f" for {_short(decision.for_)}"
+            return f"asked back {_short(decision.lease_id)} within {decision.deadline_ms - now_ms} ms{wanted}"
         case PromiseMoved(starts_by_ms=None):
             return f"promised {_short(decision.lease_id)} nothing any more"
         case PromiseMoved(starts_by_ms=starts_by_ms):

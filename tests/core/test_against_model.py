@@ -25,7 +25,7 @@ from gpuboss.events import (
     SessionLost,
     VramReclaimed,
 )
-from gpuboss.fields import ServiceRules
+from gpuboss.fields import PreemptAfter, ServiceRules
 from tests.core import hostile
 from tests.core.auditor import Audit, audit
 from tests.core.compared import ComparedLog
@@ -44,17 +44,26 @@ nodes = st.sampled_from(("alpha", "alpha", "beta"))
 numbers = st.integers(0, 2)
 moments = st.sampled_from(MOMENTS_MS)
 ttls = st.sampled_from((1, 100, 1_000))
+reloads = st.sampled_from((0, 5, 5_000, 2**53 - 1))
 mostly = st.sampled_from((True, True, True, True, True, True, False))
 caps = st.sampled_from((None, None, 1, 2, 5))
 limits = st.sampled_from((None, None, 0, 4_096, 10_000, 24_576, 30_000))
 own_rules = st.builds(
-    ServiceRules, max_waiting=caps, limit_mib=limits, max_priority=st.sampled_from(("low", "normal", "high", "high"))
+    ServiceRules,
+    max_waiting=caps,
+    guarantee_mib=st.sampled_from((0, 4_096, 16_384)),
+    limit_mib=limits,
+    max_priority=st.sampled_from(("low", "normal", "high", "high")),
 )
 owns = st.fixed_dictionaries({}, optional={"imajin": own_rules, "ollama": own_rules})
 RULES: dict[str, Any] = {
     "reservations": st.sampled_from((0, 1, 2, 4)),
     "backfill_order": st.sampled_from(("key", "short")),
     "starve_ms": st.sampled_from((0, 50, 1_000, 1_800_000)),
+    "preemption": st.sampled_from(("off", "idle", "idle", "lower", "lower")),
+    "preempt_after_ms": st.builds(PreemptAfter, st.sampled_from((0, 100)), st.sampled_from((0, 10))),
+    "min_run_ms": st.sampled_from((0, 50, 1_000)),
+    "grace_ms": st.sampled_from((0, 10, 1_000)),
 }
 NOBODY = 12
 back = st.integers(0, NOBODY)  # which request is meant, counted back from the newest
@@ -117,6 +126,7 @@ class AgainstModel(RuleBasedStateMachine):
         session=st.none() | sessions,
         instance=st.sampled_from((None, None, "left")),
         reclaimable=mostly,
+        preemptible=st.booleans(),
     )
     def request(self, **fields: Any) -> None:
         self.requests.append(LeaseRequested(lease_id=f"lease-{len(self.requests):04}", **fields))
@@ -144,9 +154,9 @@ class AgainstModel(RuleBasedStateMachine):
     def renew(self, back: int, own: bool, ttl_ms: int) -> None:
         self.says(LeaseRenewed(*self.meant(back, own), ttl_ms))
 
-    @rule(back=back, own=mostly, kind=st.sampled_from((LeaseIdled, LeaseResumed)))
-    def idle_or_resume(self, back: int, own: bool, kind: Any) -> None:
-        self.says(kind(*self.meant(back, own), 5))
+    @rule(back=back, own=mostly, kind=st.sampled_from((LeaseIdled, LeaseResumed)), reload_ms=reloads)
+    def idle_or_resume(self, back: int, own: bool, kind: Any, reload_ms: int) -> None:
+        self.says(kind(*self.meant(back, own), reload_ms))
 
     @rule(back=back, grace_ms=st.sampled_from((0, 1, 100)), by_scheduler=st.booleans())
     def revoke(self, back: int, grace_ms: int, by_scheduler: bool) -> None:
@@ -236,7 +246,7 @@ class AgainstModel(RuleBasedStateMachine):
             assert why.place == number
             if why.reason in ("reserved_for", "draining"):
                 assert why.blocked_by
-                assert all(places[blocker].place < number for blocker in why.blocked_by)
+                assert all(places[i].place < number or i in state.planned for i in why.blocked_by)
             else:
                 assert set(why.blocked_by) <= set(state.ledger.leases), lease_id
             if why.reason == "quota":

@@ -10,8 +10,9 @@ import pytest
 from gpuboss.core import snapshot
 from gpuboss.core.projections import lease_row
 from gpuboss.core.timers import Timer, TimerKind
-from gpuboss.events import LeaseGranted, LeaseRequested
+from gpuboss.events import LeaseGranted, LeaseRequested, LogLost
 from tests.core.lossy import (
+    LOST_FENCE,
     RECOVERY_MS,
     Lossy,
     elected,
@@ -97,7 +98,7 @@ def test_it_is_shown_as_its_holder_describes_it():
     )
     said_in_full = msgspec.to_builtins(reasserted("a", 1, 0, **said))
     row = msgspec.json.decode(msgspec.json.encode(lease_row(scenario.state.ledger.leases[padded("a")])))
-    assert row == {name: said_in_full[name] for name in said_in_full.keys() - {"exclusive", "instance"}}
+    assert row == {name: said_in_full[name] for name in said_in_full.keys() - {"exclusive", "reclaimable", "instance"}}
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -137,6 +138,13 @@ def test_it_expires_when_it_was_to_expire():
     assert scenario.tick() == ["ended b: expired, freed"]
     assert scenario.tick(999) == []
     assert scenario.tick(1) == ["ended a: expired, freed"]
+
+
+def test_it_expires_by_the_clock_of_what_was_lost_though_the_servers_was_put_back():
+    scenario = Lossy(24_576)
+    scenario.happens(elected(LogLost(f"{START_MS + 60_000}-7", LOST_FENCE)))
+    assert scenario.state.now_ms == START_MS + 60_000
+    assert scenario.state.recovering_until_ms == START_MS + 60_000 + RECOVERY_MS
 
 
 def test_its_expiry_moves_with_a_jump_of_the_clock():
@@ -188,6 +196,13 @@ def test_a_lease_that_was_idle_is_idle_and_can_be_used_again():
     assert scenario.state.ledger.leases[padded("a")].state == "idle"
     assert scenario.says(resumed("a")) == ["changed a to held"]
     assert scenario.says(idled("a")) == ["changed a to idle"]
+
+
+@pytest.mark.parametrize(("reclaimable", "answer"), [(True, "changed a to idle"), (False, "rejected a: invalid")])
+def test_a_lease_that_was_used_may_be_idle_from_now_on_if_that_was_asked_for(reclaimable, answer):
+    scenario = recovering()
+    scenario.reasserts("a", reclaimable=reclaimable)
+    assert scenario.says(idled("a")) == [answer]
 
 
 def test_a_lease_that_was_asked_back_is_held_for_nobody_knows_for_whom():

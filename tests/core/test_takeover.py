@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from gpuboss.core import granting, machine, placement, snapshot, takeover, verification
 from gpuboss.core.ledger import Device
 from gpuboss.core.placement import place
+from gpuboss.core.plans import dissolve_all
 from gpuboss.core.reservations import Reservations
-from gpuboss.core.state import State
+from gpuboss.core.state import State, Turn
 from gpuboss.core.takeover import NewerCore
 from gpuboss.core.verification import Verifier
 from gpuboss.core.waitlist import Shape
@@ -43,8 +44,9 @@ def meaning(state: State) -> bytes:
     """The state but for what is planned, which no decision tells, and where it stands."""
     state = snapshot.load(snapshot.dump(state))
     state.reservations, state.look_is_due = Reservations(), False
+    dissolve_all(Turn(state, state.last_id))
     for waiting in state.waitlist.by_id.values():
-        waiting.starves = False
+        waiting.starves, waiting.preempts_at_ms = False, None
     return snapshot.dump(state)
 
 

@@ -22,14 +22,14 @@ from gpuboss.events import (
     SessionLost,
     VramReclaimed,
 )
-from gpuboss.fields import ServiceRules
+from gpuboss.fields import PreemptAfter, ServiceRules
 from tests.core import hostile
 from tests.core.scenario import Log, observed, policy
 
 SIZES_MIB = (1, 2_048, 4_096, 8_192, 8_192, 16_384, 24_576, 40_960)
 DEVICES = (("alpha", 0, 24_576), ("alpha", 1, 24_576), ("alpha", 2, 8_192), ("beta", 0, 24_576), ("beta", 1, 40_960))
 ATTACKS = tuple(name for name, (fields, _) in hostile.ALL.items() if sum(map(len, fields)) < 3_000)
-COMMON = {"ask": 30, "release": 22, "tick": 12, "repeat": 4, "renew": 4, "idle": 3, "resume": 3, "attack": 4}
+COMMON = {"ask": 30, "release": 22, "tick": 12, "repeat": 4, "renew": 4, "idle": 8, "resume": 4, "attack": 4}
 RARE = {
     "revoke": 3,
     "lose_session": 2,
@@ -76,6 +76,7 @@ class Traffic:
             "ttl_ms": self.random.choice((50, 500, 5_000)) if rare() < 0.3 else None,
             "wait_ms": self.random.choice((50, 500, 5_000)) if rare() < 0.3 else None,
             "reclaimable": rare() < 0.5,
+            "preemptible": rare() < 0.7,
             "instance": "left" if rare() < 0.1 else None,
             "session": f"session-{self.random.randint(0, 30):02}" if rare() < 0.5 else None,
         }
@@ -161,12 +162,16 @@ class Traffic:
         most, own = draw((None, 3, 10)), draw((None, 1, 20))
         services: dict[str, int | ServiceRules] = {} if own is None else {"imajin": own}
         if draw((True, False)):
-            limit_mib = draw((8_192, 24_576, 40_960))
-            services["ollama"] = ServiceRules(most, limit_mib=limit_mib, max_priority=draw(("low", "normal", "high")))
+            limit_mib, guarantee_mib = draw((None, 8_192, 24_576, 40_960)), draw((0, 8_192))
+            services["ollama"] = ServiceRules(most, guarantee_mib, limit_mib, draw(("low", "normal", "high")))
         rules: dict[str, Any] = {
             "reservations": draw((0, 1, 1, 2, 4, 4)),
             "backfill_order": draw(("key", "key", "short")),
             "starve_ms": draw((0, 200, 2_000, 1_800_000)),
+            "preemption": draw(("off", "idle", "idle", "lower", "lower")),
+            "preempt_after_ms": PreemptAfter(normal=draw((0, 200, 60_000)), high=draw((0, 50, 5_000))),
+            "min_run_ms": draw((0, 100, 2_000)),
+            "grace_ms": draw((0, 50, 1_000)),
         }
         lock_delay_ms, high_ms = draw((0, 0, 5_000)), draw((0, 1_000, 3_600_000))
         self.log.stamp(replace(policy(lock_delay_ms, most, services, high=high_ms), **rules))

@@ -6,6 +6,7 @@ through for the names below, so that a new one that asks for the time cannot get
 
 from __future__ import annotations
 
+import functools
 import importlib
 import secrets
 import sys
@@ -24,7 +25,8 @@ from gpuboss.client import termination, wish
 from gpuboss_scheduler import election, failpoints, line, sessions, talk
 from gpuboss_scheduler import scheduler as loaded_scheduler
 from gpuboss_scheduler.clock import LogClock
-from tests.sim.blocking import SimulatedLine, SimulatedOs, SimulatedSecrets, SimulatedThreading, SimulatedTime, connect
+from tests.sim.blocking import SimulatedLine, SimulatedOs, SimulatedSecrets, SimulatedThreading, SimulatedTime
+from tests.sim.blocking_redis import connect
 from tests.sim.processes import current_thread
 from tests.sim.world_now import process_now, world_now
 
@@ -73,10 +75,8 @@ class Bindings:
                 (termination.drop_goodbye, _drop_goodbye),
             )
         }
-        for module in _modules():
-            for name, value in list(vars(module).items()):
-                if id(value) in stands_in and value is not stands_in[id(value)]:
-                    self.put(module, name, stands_in[id(value)])
+        for module, name, real in _places(_modules(), tuple(stands_in)):
+            self.put(module, name, stands_in[real])
         for kind in (sessions.Trust, LogClock, election.Watch):  # a default is bound when the module is loaded
             self.put(kind.__init__, "__defaults__", (SimulatedTime.monotonic,))
         self.put(wish, "os", SimulatedOs)
@@ -94,13 +94,21 @@ class Bindings:
             setattr(owner, name, value)
 
 
-def _modules() -> list[ModuleType]:
+def _modules() -> tuple[ModuleType, ...]:
     for name in ("gpuboss.client.goodbye", "gpuboss.client.pulse"):
         importlib.import_module(name)
-    return [
+    return tuple(
         module
-        for name, module in sorted(sys.modules.items())
+        for name, module in list(sys.modules.items())
         if name.startswith(LOOKED_THROUGH) and name not in LEFT_ALONE and isinstance(module, ModuleType)
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _places(modules: tuple[ModuleType, ...], reals: tuple[int, ...]) -> list[tuple[ModuleType, str, int]]:
+    """Where they hold one of these things, each by its `id`: the same for every world, until a module is loaded."""
+    return [
+        (module, name, id(value)) for module in modules for name, value in vars(module).items() if id(value) in reals
     ]
 
 

@@ -6,15 +6,12 @@ import math
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, cast
 
-import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gpuboss.connection import connect as real_connect
 from tests.sim.processes import Thread, current_thread
-from tests.sim.world_now import now_us, process_now, world_now
+from tests.sim.world_now import now_us, opened, process_now, world_now
 
 
 class BlockingSocket:
@@ -23,18 +20,16 @@ class BlockingSocket:
     def __init__(self, timeout_s: float | None) -> None:
         """Connects. Raises `socket.timeout` and `ConnectionRefusedError`, as a socket does."""
         self._thread = current_thread()
-        self._timeout_s = timeout_s
         process = self._thread.process
         self._connection = process.world.network.open(process, self._wake)
-        if not self._wait(timeout_s, lambda: self._connection.state != "opening"):
-            self.close()
-            raise TimeoutError("timed out")
+        until_us = None if timeout_s is None else now_us() + math.ceil(timeout_s * 1_000_000)
+        while self._connection.state == "opening":
+            if until_us is not None and now_us() >= until_us:
+                self.close()
+                raise TimeoutError("timed out")
+            self._thread.wait(until_us)
         if self._connection.state != "open":
             raise ConnectionRefusedError(111, "Connection refused")
-
-    def settimeout(self, timeout_s: float | None) -> None:
-        """How long a read may take."""
-        self._timeout_s = timeout_s
 
     def sendall(self, data: bytes) -> None:
         """Never waits: the kernel's buffers are large."""
@@ -43,24 +38,16 @@ class BlockingSocket:
             raise BrokenPipeError(32, "Broken pipe")
         self._connection.send(bytes(data))
 
-    def recv_into(self, buffer: bytearray) -> int:
-        """Some bytes; 0 where the other side closed the connection. Raises `socket.timeout`."""
-        received = self.receive(self._timeout_s, len(buffer))
-        if received is None:
-            raise TimeoutError("timed out")
-        buffer[: len(received)] = received
-        return len(received)
-
-    def receive(self, timeout_s: float | None, at_most: int = 1 << 30) -> bytes | None:
+    def receive(self, timeout_s: float | None) -> bytes | None:
         """What has come or comes in time; empty where the connection is gone, None for nothing yet."""
-        connection = self._connection
-        if not self._wait(timeout_s, lambda: connection.received or connection.state != "open"):
-            return None
-        if len(connection.received) <= at_most:
-            return connection.take()
-        data = bytes(connection.received[:at_most])
-        del connection.received[:at_most]
-        return data
+        if not self.has_news:
+            thread = self._thread = current_thread()
+            until_us = None if timeout_s is None else now_us() + math.ceil(timeout_s * 1_000_000)
+            while not self.has_news:
+                if until_us is not None and now_us() >= until_us:
+                    return None
+                thread.wait(until_us)
+        return self._connection.take()
 
     @property
     def has_news(self) -> bool:
@@ -77,37 +64,6 @@ class BlockingSocket:
 
     def _wake(self) -> None:
         self._thread.wake()
-
-    def _wait(self, timeout_s: float | None, condition: Callable[[], object]) -> bool:
-        self._thread = current_thread()
-        until_us = None if timeout_s is None else now_us() + math.ceil(timeout_s * 1_000_000)
-        while not condition():
-            if until_us is not None and now_us() >= until_us:
-                return False
-            self._thread.wait(until_us)
-        return True
-
-
-class BlockingConnection(redis.Connection):
-    """redis-py's connection over the simulated network."""
-
-    def _connect(self) -> Any:
-        sock = BlockingSocket(self.socket_connect_timeout)
-        sock.settimeout(self.socket_timeout)
-        return sock
-
-    def can_read(self, timeout: float = 0) -> bool:
-        """Whether something came, that nobody asked for: the pool asks."""
-        if self._sock is None:
-            self.connect()
-        return bool(cast(Any, self._sock).has_news)
-
-
-def connect(url: str, timeout_s: float = 5.0) -> redis.Redis:
-    """`gpuboss.connection.connect` with every option that it sets, over the simulated network."""
-    client = real_connect(url, timeout_s)
-    client.connection_pool.connection_class = BlockingConnection
-    return client
 
 
 class SimulatedLine:
@@ -147,7 +103,7 @@ class SimulatedTime:
     @staticmethod
     def monotonic() -> float:
         """Virtual seconds."""
-        return now_us() / 1_000_000
+        return opened[0].timeline.now_us / 1_000_000
 
     @staticmethod
     def sleep(seconds: float) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
 from typing import NamedTuple
 
 from tests.sim.guards import Guards
@@ -47,30 +51,52 @@ def run_seed(seed: int, without: str | None = None, *, is_short: bool = False) -
 
 def run_seeds(
     seeds: Iterable[int], jobs: int = 1, without: str | None = None, *, is_short: bool = False
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """All of them, as they are done."""
     if jobs == 1:
         yield from (run_seed(seed, without, is_short=is_short) for seed in seeds)
         return
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        yield from pool.imap_unordered(_run_one, zip(seeds, itertools.repeat((without, is_short))), chunksize=4)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _obey_the_parent) as pool:
+
+        def begin(seed: int) -> Future[Outcome]:
+            return pool.submit(run_seed, seed, without, is_short=is_short)
+
+        try:
+            left = iter(seeds)
+            planned = {begin(seed) for seed in islice(left, 4 * jobs)}
+            while planned:
+                done, planned = wait(planned, return_when=FIRST_COMPLETED)
+                planned |= {begin(seed) for seed in islice(left, len(done))}
+                yield from [each.result() for each in done]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _run_one(what: tuple[int, tuple[str | None, bool]]) -> Outcome:
-    seed, (without, is_short) = what
-    return run_seed(seed, without, is_short=is_short)
+def _obey_the_parent() -> None:
+    """A signal to the whole group is the parent's affair; where the parent is gone, so is the worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 class Campaign:
     """What many seeds came to."""
 
-    def __init__(self) -> None:
+    def __init__(self, planned: int) -> None:
+        self.planned = planned
         self.seeds = 0
         self.failed: list[Outcome] = []
         self._totals: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
         self._takeovers_us: list[int] = []
-        self._began_s = time.monotonic()
+        self._began_s = self._shown_s = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
         """One more seed."""
@@ -86,6 +112,19 @@ class Campaign:
         )
         self._faults.update(outcome.faults)
         self._takeovers_us += outcome.takeovers_us
+
+    def progress(self, every_s: float) -> str | None:
+        """How far it is, so long after the last time; None before."""
+        now_s = time.monotonic()
+        if now_s - self._shown_s < every_s:
+            return None
+        self._shown_s = now_s
+        took_s = now_s - self._began_s
+        left_s = took_s / self.seeds * (self.planned - self.seeds)
+        return (
+            f"{self.seeds:,} of {self.planned:,} seeds, {self._totals['steps'] / took_s:,.0f} steps a second, "
+            f"{len(self.failed)} broken, about {left_s / 60:,.0f} min left"
+        )
 
     def summary(self) -> str:
         """For people."""

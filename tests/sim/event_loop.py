@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, cast
@@ -31,13 +32,6 @@ class NumberedTask(asyncio.Task[Any]):
         return self._number
 
 
-class _Nothing:
-    """A selector with nothing to select: what comes in is handed to the loop by the network."""
-
-    def select(self, timeout: float | None) -> list[Any]:
-        return []
-
-
 class SimulatedLoop(asyncio.BaseEventLoop):
     """The event loop of one process."""
 
@@ -45,8 +39,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.process = process
         self.busy_until_us = 0  # its thread computes, and turns no loop
-        self._selector = _Nothing()
         self._clock_resolution = 1e-6
+        # What asyncio's own base class keeps, named for whoever checks types.
+        self._ready: deque[asyncio.Handle]
+        self._scheduled: list[Any]
+        self._closed: bool
+        self._timer_cancelled_count: int
         self._timeline = process.world.timeline
         self._due: Due | None = None
         self._turning = False
@@ -66,15 +64,30 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._turning = True
         asyncio._set_running_loop(self)
         try:
-            for _ in range(ROUNDS_MAX):
-                if not self._has_work():
-                    break
-                self._run_once()  # type: ignore[attr-defined]
+            rounds = 0
+            while (has_work := self._has_work()) and rounds < ROUNDS_MAX:
+                rounds += 1
+                self._run_ready()
         finally:
             asyncio._set_running_loop(None)
             self._turning = False
         self.process.world.turned(self.process)
-        self._plan_next()
+        if has_work:
+            self._plan(self._timeline.now_us + BUSY_US)
+        elif self._scheduled:
+            self._plan(math.ceil(self._scheduled[0]._when * 1_000_000 - 1e-3))
+
+    def call_soon(self, callback: Any, *arguments: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
+        """As asyncio has it, for a loop that is never debugged."""
+        if self._closed:
+            raise RuntimeError("Event loop is closed")
+        handle = asyncio.Handle(callback, arguments, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def get_debug(self) -> bool:
+        """It never is."""
+        return False
 
     def wake(self) -> None:
         """Something is ready: turn."""
@@ -98,8 +111,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             with suppress(BaseException):
                 task.get_coro().close()
-        self._ready.clear()  # type: ignore[attr-defined]
-        self._scheduled.clear()  # type: ignore[attr-defined]
+        self._ready.clear()
+        self._scheduled.clear()
         self.close()
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
@@ -108,26 +121,35 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             error = context.get("exception")
             self.process.world.crashed(self.process, error or AssertionError(context["message"]))
 
-    def _process_events(self, events: list[Any]) -> None:
-        pass
-
     def _write_to_self(self) -> None:
         pass
 
     def _has_work(self) -> bool:
-        if self._ready:  # type: ignore[attr-defined]
+        if self._ready:
             return True
-        scheduled = self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:
-            self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
-            heapq.heappop(scheduled)._scheduled = False
-        return bool(scheduled) and scheduled[0]._when < self.time() + self._clock_resolution
+        self._forget_cancelled()
+        scheduled = self._scheduled
+        return bool(scheduled) and scheduled[0]._when < self._timeline.now_us / 1_000_000 + self._clock_resolution
 
-    def _plan_next(self) -> None:
-        if self._has_work():
-            self._plan(self._timeline.now_us + BUSY_US)
-        elif self._scheduled:  # type: ignore[attr-defined]
-            self._plan(math.ceil(self._scheduled[0]._when * 1_000_000 - 1e-3))  # type: ignore[attr-defined]
+    def _run_ready(self) -> None:
+        """One round: `_run_once` of asyncio without a selector."""
+        self._forget_cancelled()
+        ready, scheduled = self._ready, self._scheduled
+        before = self._timeline.now_us / 1_000_000 + self._clock_resolution
+        while scheduled and scheduled[0]._when < before:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            ready.append(handle)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _forget_cancelled(self) -> None:
+        scheduled = self._scheduled
+        while scheduled and scheduled[0]._cancelled:
+            self._timer_cancelled_count -= 1
+            heapq.heappop(scheduled)._scheduled = False
 
     def _plan(self, at_us: int) -> None:
         due = self._due

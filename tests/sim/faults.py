@@ -240,7 +240,7 @@ def _repeat(world: World) -> bool:
     entries: Any = world.host.server.execute([b"XREVRANGE", EVENTS, b"+", b"-", b"COUNT", b"40"])
     if not world.host.is_up or not isinstance(entries, list):
         return False
-    said = [fields for _, fields in entries if fields[1] in (b"LeaseRequested", b"LeaseReleased")]
+    said = [fields for _, fields in entries if fields[1] in (b"LeaseRequested", b"LeaseReleased", b"LeaseReasserted")]
     if not said:
         return False
     fields = world.random.choice(said)

@@ -15,9 +15,8 @@ FOUND: dict[int, str] = {
     136: "a client that woke up said again, with all else, releases of what its user had not unloaded yet",
     313: "an emptied log that only its snapshot remembered: no scheduler would lead it",
     331: "the log was emptied between what a standby read and its claim, which looked at the leader alone",
-}
-
-# Short seeds that break a promise which is not made yet: docs/guarantees.md, "Not promised".
-LIMITS: dict[int, str] = {
-    359: "after a failover a scheduler leads that was away during an earlier loss, while the one that knows stands by",
+    359: "after a failover a scheduler led that was away while another one did, which knew, and stood by",
+    419: "the server's clock was put back and its log lost: what was reasserted ended by the clock that was lost",
+    507: "the same",
+    639: "a leader that stood still wrote what it had decided into an emptied log, which nobody would lead then",
 }

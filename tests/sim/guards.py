@@ -93,11 +93,11 @@ def _without_deduplication(bindings: Bindings) -> None:
         if request.lease_id in state.waitlist.by_id or request.lease_id in state.ledger.leases:
             ask_again(turn, request)
             return
-        shape = shape_of(request, state.limits)
+        shape = shape_of(request, request.priority, state.limits)
         state.arrivals += 1
         state.join_session(request)
-        if not grant_at_once(turn, request, shape, request.priority):
-            requests._wait(turn, request, shape, request.priority)
+        if not grant_at_once(turn, request, shape):
+            requests._wait(turn, request, shape)
 
     bindings.put(requests, "_ask_again", ask)
 
@@ -113,7 +113,7 @@ def _without_fsync(bindings: Bindings) -> None:
 
 SCENARIOS = {
     "self-fence": {"process cut off": 3.0},
-    "tombstones": {"process cut off": 3.0, "revoked": 1.0, "flushed": 15.0, "failed over": 3.0},
+    "tombstones": {"failed over": 8.0, "entry repeated": 0.5},
 }
 
 SWITCHES: dict[str, Callable[[Bindings], None]] = {

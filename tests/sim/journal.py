@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 Undo = tuple[Callable[..., object], *tuple[Any, ...]]  # what to call, and with what, to take one change back
 
 
-class _Step(NamedTuple):
-    at_us: int
-    undo: list[Undo]
+_Step = tuple[int, list[Undo]]  # when, and the way back
 
 
 class Journal:
@@ -23,12 +21,12 @@ class Journal:
 
     def append(self, at_us: int, undo: list[Undo]) -> None:
         """A step was taken; `undo` holds a way back for each change, in the order of the changes."""
-        self._steps.append(_Step(at_us, undo))
+        self._steps.append((at_us, undo))
 
     def sync(self, before_us: int) -> None:
         """Steps before this time can no longer be lost."""
         steps = self._steps
-        while steps and steps[0].at_us < before_us:
+        while steps and steps[0][0] < before_us:
             steps.popleft()
 
     def sync_all(self) -> None:
@@ -37,11 +35,11 @@ class Journal:
 
     def steps_since(self, at_us: int) -> int:
         """How many steps were taken from this time on that may be lost."""
-        return sum(step.at_us >= at_us for step in self._steps)
+        return sum(step_us >= at_us for step_us, _ in self._steps)
 
     def take_back(self, count: int) -> None:
         """Undo the last so many steps; those before them are synced with it."""
         for _ in range(count):
-            for undo, *about in reversed(self._steps.pop().undo):
+            for undo, *about in reversed(self._steps.pop()[1]):
                 undo(*about)
         self._steps.clear()

@@ -33,7 +33,7 @@ class NetworkFaults(NamedTuple):
 
 
 NO_FAULTS = NetworkFaults()
-DELAY_US = (40, 400)  # of a message, one way
+DELAY_US, SPREAD_US = 40, 400  # of a message, one way, and how much longer it may take
 
 
 class Network:
@@ -45,6 +45,7 @@ class Network:
         self.server: ServerHost  # set by the world, which makes both
         self.connections: dict[Connection, None] = {}
         self._opened = 0
+        self._draw = world.random.random
 
     def open(self, process: Process, changed: Callable[[], None]) -> Connection:
         """Begin to connect; `changed` is called in the process whenever something came of it, or came in."""
@@ -57,16 +58,16 @@ class Network:
 
     def delay_us(self) -> int:
         """How long the next message takes."""
-        chance = self.world.random
-        delay_us = DELAY_US[0] + int(chance.random() * DELAY_US[1])
-        if self.faults.slow and chance.random() < self.faults.slow:
+        draw, slow = self._draw, self.faults.slow
+        delay_us = DELAY_US + int(draw() * SPREAD_US)
+        if slow and draw() < slow:
             self.world.count("slow message")
-            delay_us += int(chance.random() * self.faults.slow_us)
+            delay_us += int(draw() * self.faults.slow_us)
         return delay_us
 
     def draw(self, kind: str, probability: float) -> bool:
         """Whether a fault happens now."""
-        if probability and self.world.random.random() < probability:
+        if probability and self._draw() < probability:
             self.world.count(kind)
             return True
         return False
@@ -97,7 +98,7 @@ class Connection:
         self.number = number
         self.process = process
         self.state = "opening"
-        self.received = bytearray()
+        self.received = b""
         self.is_mute = False  # half open: nothing passes
         self.changed = changed
         self._network = network
@@ -106,21 +107,19 @@ class Connection:
         self._here_us = 0
         self._held_up: list[Callable[[], None]] = []
 
-    def __hash__(self) -> int:
-        return self.number
-
     # ------------------------------------------------------------ our end
 
     def send(self, data: bytes) -> None:
         """Say something to the server; an error is only noticed when reading."""
         if self.state == "open":
-            self._there_us = max(self._there_us, self._timeline.now_us + self._network.delay_us())
+            arrives_us = self._timeline.now_us + self._network.delay_us()
+            if arrives_us > self._there_us:
+                self._there_us = arrives_us
             self._timeline.at(self._there_us, lambda: self._arrive(data))
 
     def take(self) -> bytes:
         """What has come."""
-        data = bytes(self.received)
-        self.received.clear()
+        data, self.received = self.received, b""
         return data
 
     def close(self) -> None:
@@ -128,7 +127,7 @@ class Connection:
         if self.state != "closed":
             self.state = "closed"
             self.process.connections.pop(self, None)
-            self._timeline.at(max(self._there_us, self._timeline.now_us + DELAY_US[0]), self._arrive_close)
+            self._timeline.at(max(self._there_us, self._timeline.now_us + DELAY_US), self._arrive_close)
 
     # ------------------------------------------------------------ what arrives at the server
 
@@ -142,15 +141,15 @@ class Connection:
             self._tell(self._opened)
 
     def _arrive(self, data: bytes) -> None:
-        if self._is_held_up(lambda: self._arrive(data)):
+        if (self.is_mute or self.process.partitioned) and self._is_held_up(lambda: self._arrive(data)):
             return
         network, faults = self._network, self._network.faults
-        if network.draw("half-open connection", faults.half_open):
+        if faults.half_open and network.draw("half-open connection", faults.half_open):
             self.is_mute = True
-        elif network.draw("request lost", faults.cut_before):
+        elif faults.cut_before and network.draw("request lost", faults.cut_before):
             self.reset()
         elif self in network.connections:
-            if network.draw("answer lost", faults.cut_after):
+            if faults.cut_after and network.draw("answer lost", faults.cut_after):
                 network.server.take(self, data, answers=False)
                 self.reset()
             else:
@@ -185,11 +184,15 @@ class Connection:
     # ------------------------------------------------------------ what arrives here
 
     def _tell(self, arrive: Callable[[], None]) -> None:
-        self._here_us = max(self._here_us, self._timeline.now_us + self._network.delay_us())
+        arrives_us = self._timeline.now_us + self._network.delay_us()
+        if arrives_us > self._here_us:
+            self._here_us = arrives_us
         self._timeline.at(self._here_us, lambda: self._arrive_here(arrive))
 
     def _arrive_here(self, arrive: Callable[[], None]) -> None:
-        if not self._is_held_up(lambda: self._arrive_here(arrive)) and self.state != "closed":
+        if (self.is_mute or self.process.partitioned) and self._is_held_up(lambda: self._arrive_here(arrive)):
+            return
+        if self.state != "closed":
             self.process.do(arrive)
 
     def _is_held_up(self, arrive: Callable[[], None]) -> bool:
@@ -212,7 +215,7 @@ class Connection:
 
     def _receive(self, data: bytes) -> None:
         if self.state == "open":
-            self.received += data
+            self.received = self.received + data if self.received else data
             self.changed()
 
     def _break(self) -> None:

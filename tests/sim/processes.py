@@ -147,13 +147,16 @@ class Thread(greenlet):  # type: ignore[misc]
 
     def wait(self, until_us: int | None) -> bool:
         """Give way until `wake`, or until a moment; whether it was woken. To be called by the thread itself."""
-        world = self.process.world
-        self.check_alive()
+        process = self.process
+        if process.state == "dead":
+            raise GreenletExit
+        world = process.world
         self._waits, self._woken = True, False
         due = None if until_us is None else world.timeline.at(until_us, self._on_time)
         world.hub.switch()
         call_off(due)
-        self.check_alive()
+        if process.state == "dead":  # what it runs no more is also what it would do at its end
+            raise GreenletExit
         return self._woken
 
     def wake(self) -> None:

@@ -40,6 +40,8 @@ class Promises:
         self.granted: dict[str, None] = {}
         self.answered: dict[str, None] = {}
         self.ended: dict[str, None] = {}
+        self._chain = 0, 0  # epoch and number of the last entry of a scheduler, as far as none is missing before it
+        self._over: dict[str, None] = {}  # what ended there: it stays ended, whatever is lost behind it
 
     def take(self, entry_id: str, fields: list[bytes]) -> None:
         """The next entry."""
@@ -52,6 +54,7 @@ class Promises:
             return
         data = json.loads(fields[3])
         if kind in SCHEDULERS or "seq" in data:
+            self._take_chained(kind, data)
             if self._has_gap:
                 self._moved.add(fields[3])
             if not self._is_next(kind, data):
@@ -66,6 +69,18 @@ class Promises:
         act = getattr(self, f"_on_{kind}", None)
         if act is not None:
             act(entry_id, data)
+
+    def _take_chained(self, kind: str, data: dict[str, Any]) -> None:
+        """What stands in the log without a gap before it is known to whoever reads it, after a loss too."""
+        epoch, seq = self._chain
+        said = data.get("epoch", 0), data.get("seq", 0)
+        if said[1] != seq + 1 or (said[0] <= epoch if kind == "SchedulerElected" else said[0] != epoch):
+            return
+        self._chain = said
+        if kind in ("LeaseEnded", "LeaseGranted") and data["lease_id"] in self._over:
+            self._blame(f"{data['lease_id']} had ended, and is believed to be held once more")
+        if kind == "LeaseEnded":
+            self._over[data["lease_id"]] = None
 
     def _is_next(self, kind: str, data: dict[str, Any]) -> bool:
         epoch, seq = data.get("epoch", 0), data.get("seq", 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hiredis
 
@@ -47,19 +47,23 @@ def encode(answer: Answer) -> bytes:
     return b"".join(parts)
 
 
-def _write(answer: Answer, parts: list[bytes]) -> None:
-    if isinstance(answer, bytes):
+def _write(answer: Any, parts: list[bytes]) -> None:
+    kind = type(answer)  # what it is, not what it may stand for: that is told twice as quickly
+    if kind is bytes:
         parts.append(b"$%d\r\n%b\r\n" % (len(answer), answer))
-    elif isinstance(answer, list):
+    elif kind is list:
         parts.append(b"*%d\r\n" % len(answer))
         for each in answer:
-            _write(each, parts)
-    elif isinstance(answer, int):
+            if type(each) is bytes:
+                parts.append(b"$%d\r\n%b\r\n" % (len(each), each))
+            else:
+                _write(each, parts)
+    elif kind is int:
         parts.append(b":%d\r\n" % answer)
     elif answer is None:
         parts.append(b"$-1\r\n")
-    elif isinstance(answer, Status | Error):
-        parts.append(b"%b%b\r\n" % (b"-" if isinstance(answer, Error) else b"+", answer.encode("latin-1")))
+    elif kind is Status or kind is Error:
+        parts.append(b"%b%b\r\n" % (b"-" if kind is Error else b"+", answer.encode("latin-1")))
     else:
         raise TypeError(f"{answer!r} is not answered yet")
 

@@ -55,7 +55,8 @@ class SimulatedServer:
         data = self._data
         if data.expires_ms:
             data.drop_expired()
-            self._end_step()
+            if data.undo:
+                self._end_step()
         try:
             command = command_of(words)
             if command is None:
@@ -102,9 +103,8 @@ class SimulatedServer:
 
     def _end_step(self) -> None:
         undo, self._data.undo = self._data.undo, []
-        if undo:
-            self._journal.append(self._elapsed_us(), undo)
-            self._sync()
+        self._journal.append(self._elapsed_us(), undo)
+        self._sync()
 
     def _sync(self) -> None:
         if self.appendfsync == "always":

@@ -55,7 +55,9 @@ class ServerHost:
         if self._stalled is not None:
             self._stalled.append((connection, data, answers))
             return
-        client = self._clients.setdefault(connection, _Client())
+        client = self._clients.get(connection)
+        if client is None:
+            client = self._clients[connection] = _Client()
         for words in client.requests.feed(data):
             if client.blocked is None:
                 self._run(connection, client, words, answers)

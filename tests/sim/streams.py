@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
+from functools import lru_cache
 
 from tests.sim.resp import Answer, Refused
 
@@ -105,6 +106,7 @@ def preceding(entry_id: Id) -> Id | None:
     return (ms - 1, HIGHEST) if ms else None
 
 
+@lru_cache(maxsize=1 << 12)  # who waits asks for what comes after the same id again and again
 def parse_id(text: bytes, number: int = 0) -> Id:
     """Read `ms-number`, or `ms` alone, to which `number` belongs then. Raises `Refused`."""
     found = _ID.match(text)

@@ -45,11 +45,14 @@ def test_what_was_written_after_the_loss_does_not_hide_it() -> None:
 
 def test_another_name_means_that_another_scheduler_noticed() -> None:
     assert not missed(remembering("2-0"), Log(), incarnation="log-2", epoch=4)
-    assert not missed(remembering("2-0"), Log(), incarnation="log-2", epoch=3)
 
 
 def test_a_replica_that_never_heard_of_the_known_name_is_a_loss() -> None:
     assert missed(remembering("2-0"), Log("2-0"), incarnation="log-0", epoch=2)
+
+
+def test_who_led_on_there_without_knowing_of_it_counts_the_known_reign_once_more() -> None:
+    assert missed(remembering("2-0"), Log("2-0"), incarnation="log-0", epoch=3)
 
 
 def test_who_looks_at_a_log_that_has_gone_back_remembers_more_than_it_says() -> None:

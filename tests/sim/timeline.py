@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 Happening = Callable[[], object]
@@ -14,11 +14,12 @@ Due = list[Any]
 
 
 class Timeline:
-    """What happens next. `steps` counts what has happened."""
+    """What happens next. `steps` counts what has happened, `steps_max` is when it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps_max: int) -> None:
         self.now_us = 0
         self.steps = 0
+        self.steps_max = steps_max
         self._heap: list[Due] = []
         self._planned = 0
 
@@ -28,24 +29,30 @@ class Timeline:
 
     def at(self, at_us: int, happening: Happening) -> Due:
         """The same for a moment, which may be past: then it is next."""
-        self._planned += 1
-        due = [max(at_us, self.now_us), self._planned, happening]
-        heapq.heappush(self._heap, due)
+        self._planned = number = self._planned + 1
+        due = [at_us if at_us > self.now_us else self.now_us, number, happening]
+        heappush(self._heap, due)
         return due
 
-    def step(self) -> bool:
-        """Let the next thing happen; False if there is none."""
-        while self._heap:
-            at_us, _, happening = heapq.heappop(self._heap)
+    def run_past(self, moment_us: int) -> bool:
+        """Let things happen until one does after this moment; False if it ended before."""
+        heap = self._heap
+        while heap and self.steps < self.steps_max:
+            at_us, _, happening = heappop(heap)
             if happening is not None:
                 self.now_us = at_us
                 self.steps += 1
                 happening()
-                return True
+                if at_us > moment_us:
+                    return True
         return False
 
+    def end(self) -> None:
+        """Nothing happens any more, whatever is planned."""
+        self.steps_max = 0
+
     def forget(self) -> None:
-        """Nothing happens any more."""
+        """Nothing of what is planned happens."""
         self._heap.clear()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from tests.sim.resp import Refused
 
@@ -25,6 +26,7 @@ def as_text(word: bytes) -> str:
     return word.decode("latin-1")
 
 
+@lru_cache(maxsize=1 << 12)  # the same few are said again and again
 def integer(word: bytes) -> int:
     """A whole number of 64 bits. Raises `Refused`."""
     if _INTEGER.match(word) and (number := int(word)) in _INTEGERS:
@@ -32,6 +34,7 @@ def integer(word: bytes) -> int:
     raise Refused("value is not an integer or out of range")
 
 
+@lru_cache(maxsize=1 << 12)
 def score(word: bytes) -> float:
     """A finite number, or an infinity. Raises `Refused`."""
     try:

@@ -30,6 +30,7 @@ from tests.sim.timeline import Timeline
 STEPS_MAX = 200_000  # a world that takes more goes round in circles
 TAKEOVER_US = 2_000_000
 SETTLED_US = 3_000_000  # longer than the leader takes to look at what it shows
+LOOK_EVERY_US = 250_000  # whether all is over
 HEALTHY_S = 30.0  # how long a healed world may take beyond what its time-outs explain
 
 
@@ -52,7 +53,7 @@ class World:
         self.settings = self.guards.scenario(self.settings)
         if is_short:
             self.settings = self.settings._replace(stir_us=self.settings.stir_us // 3)
-        self.timeline = Timeline()
+        self.timeline = Timeline(STEPS_MAX)
         self.problems: list[str] = []
         self.counts: dict[str, int] = {}
         self.told: dict[str, int] = {}  # errors that services were told, by name
@@ -66,7 +67,6 @@ class World:
         self.current: Process | None = None
         self._tell = tell
         self._trace = hashlib.sha256()
-        self._is_stopped = False
         self._healed_us = 0
         self._was_led = False
         self.network = Network(self)
@@ -104,7 +104,7 @@ class World:
         """The promise is broken; there is no need to go on."""
         self.trace(f"!!! {problem}")
         self.problems.append(problem)
-        self._is_stopped = True
+        self.timeline.end()
 
     def crashed(self, process: Process, error: BaseException) -> None:
         """Production code raised what nobody catches."""
@@ -128,8 +128,7 @@ class World:
 
     def note(self, connection: Connection, words: list[bytes]) -> None:
         """A command is about to be carried out."""
-        self._trace.update(b"%d %d " % (self.timeline.now_us, connection.number))
-        self._trace.update(b" ".join(words))
+        self._trace.update(b"%d %d %b" % (self.timeline.now_us, connection.number, b" ".join(words)))
         if self._tell is not None:
             shown = b" ".join(word[:120] for word in words if len(word) < 400).decode("utf-8", "replace")
             self.trace(f"{connection.process.name}: {shown[:300]}")
@@ -278,16 +277,15 @@ class World:
             self.schedulers[0].start()
 
     def _run_until(self, until_us: int, done: Callable[[], bool]) -> None:
+        """`done` is asked now and then."""
         timeline, looked_us = self.timeline, 0
-        while timeline.now_us < until_us and not self._is_stopped:
-            if not timeline.step():
-                break
-            if timeline.steps > STEPS_MAX:
-                self.blame(f"still not at rest after {STEPS_MAX} steps")
-            if timeline.now_us - looked_us > 250_000:
+        while timeline.now_us < until_us and timeline.run_past(min(looked_us + LOOK_EVERY_US, until_us - 1)):
+            if timeline.now_us - looked_us > LOOK_EVERY_US:
                 looked_us = timeline.now_us
                 if done():
-                    break
+                    return
+        if timeline.steps == timeline.steps_max:
+            self.blame(f"still not at rest after {STEPS_MAX} steps")
 
     def _is_quiet(self) -> bool:
         """Whether everything is over that was begun, also what somebody has just begun at the console."""

@@ -8,32 +8,32 @@ if TYPE_CHECKING:
     from tests.sim.processes import Process
     from tests.sim.world import World
 
-_open: list[World] = []
+opened: list[World] = []  # one, while it runs
 
 
 def enter(world: World) -> None:
     """From now on this is it."""
-    assert not _open, "one world at a time"
-    _open.append(world)
+    assert not opened, "one world at a time"
+    opened.append(world)
 
 
 def leave() -> None:
     """There is none any more."""
-    _open.clear()
+    opened.clear()
 
 
 def world_now() -> World:
     """The world that is open."""
-    return _open[0]
+    return opened[0]
 
 
 def now_us() -> int:
     """Its virtual time."""
-    return _open[0].timeline.now_us
+    return opened[0].timeline.now_us
 
 
 def process_now() -> Process:
     """The process whose code runs."""
-    process = _open[0].current
+    process = opened[0].current
     assert process is not None, "no simulated process runs"
     return process

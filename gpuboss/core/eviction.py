@@ -1,0 +1,241 @@
+"""Eviction: which leases are asked back for a request that has no place (policy, rules 6 and 7), so that another rule
+can be tried.
+
+Idle leases of its class or below: first those that are worth least, by GreedyDual-Size-Frequency (Cherkasova, 1998) in
+integers. A lease that is used, or dear to load again, for its size, is worth more; and the floor, which is what the
+last one was worth, lets those age that are not used. Only where these are not enough and the rules say so, held leases
+of a lower class: the lowest class first, idle before held, the youngest first. Then whoever need not go is spared, the
+last taken first. Of all devices those where that is cheapest: held leases count before idle ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import NamedTuple
+
+from gpuboss.core.ledger import Device, Lease
+from gpuboss.core.policy import RANK, preempts_after_ms
+from gpuboss.core.quotas import protects
+from gpuboss.core.reservations import Reservation, end_ms
+from gpuboss.core.state import State
+from gpuboss.core.waitlist import Waiting
+
+WORTH_SHIFT = 20  # integers must tell what one use is worth on the largest device: a ms for 1 TiB is worth 1
+
+Price = tuple[int, int, int, int]  # of what is asked back: MiB held by normal and by low, the idle ones' worth, all MiB
+Order = Callable[[Lease], tuple[int, ...]]
+NO_PRICE: Price = (0, 0, 0, 0)
+
+
+class Prey(NamedTuple):
+    """Where a request will fit, and what has to come back for it: the last `asked` of the leases have to be asked."""
+
+    devices: list[Device]
+    leases: list[Lease]
+
+
+class _Spot(NamedTuple):
+    """A device that is enough for one part of the request if all of `leases` come back: by `gap_mib`, and `must`."""
+
+    device: Device
+    gap_mib: int
+    must: list[Lease]
+    leases: list[Lease]
+
+
+def worth(lease: Lease) -> int:
+    """What an idle lease is worth: H of GreedyDual-Size-Frequency."""
+    return lease.floor + ((lease.uses * lease.reload_ms) << WORTH_SHIFT) // lease.request.vram_mib
+
+
+def find(state: State, waiting: Waiting) -> Prey | None:
+    """What to ask back for a request that has no place; None if nothing would help, or nothing has to be asked."""
+    if state.policy.preemption == "off":
+        return None
+    if state.ledger.idle:
+        found = _Hunt(state, waiting, _may_be_idle, _by_worth).cheapest(_near_idle(state, waiting))
+        if found is not None:
+            return found if found.leases else None
+    after_ms = preempts_after_ms(state.policy, waiting.shape.priority)
+    if after_ms is None or state.ticked_ms < waiting.since_ms + after_ms:
+        return None
+    found = _Hunt(state, waiting, _may_be_held, _by_class).cheapest(state.candidates(waiting.shape))
+    return found if found is not None and found.leases else None
+
+
+def next_chance_ms(state: State, waiting: Waiting) -> int | None:
+    """When a request that has no place may have held leases asked back that it may not now; None if time alone changes
+    nothing."""
+    after_ms = preempts_after_ms(state.policy, waiting.shape.priority)
+    if after_ms is None:
+        return None
+    if state.ticked_ms < waiting.since_ms + after_ms:
+        return waiting.since_ms + after_ms
+    runs_ms = [
+        _ran_ms(state, lease)
+        for device in state.candidates(waiting.shape)
+        for lease in device.leases.values()
+        if lease.state == "held" and _is_prey_of_class(state, lease, waiting)
+    ]
+    return min((ms for ms in runs_ms if ms > state.ticked_ms), default=None)
+
+
+def most_mib(state: State, devices: list[Device]) -> int:
+    """No request that is larger than this has anything asked back on one of these devices."""
+    policy = state.policy
+    if policy.preemption == "off" or (policy.preemption == "idle" and not state.ledger.idle):
+        return 0
+    states = ("idle", "yielding", "held") if policy.preemption == "lower" else ("idle", "yielding")
+    rooms_mib = [
+        device.free_mib + _vram_mib([lease for lease in device.leases.values() if lease.state in states])
+        for device in devices
+    ]
+    return max(rooms_mib, default=0)
+
+
+def _near_idle(state: State, waiting: Waiting) -> list[Device]:
+    """The devices that could hold a request, of those where idle leases may count, or what was asked back already. Some
+    of a request's devices may have room without that."""
+    able = state.candidates(waiting.shape)
+    if waiting.shape.gpus > 1:
+        return able
+    loose = [*state.ledger.idle.values(), *state.ledger.yielding.values()]
+    near = {device: None for lease in loose for device in lease.devices}
+    return [device for device in able if device in near]
+
+
+def _may_be_idle(state: State, lease: Lease, waiting: Waiting) -> bool:
+    return lease.state == "idle" and RANK[lease.priority] <= RANK[waiting.shape.priority]
+
+
+def _may_be_held(state: State, lease: Lease, waiting: Waiting) -> bool:
+    if lease.state != "held":
+        return _may_be_idle(state, lease, waiting)
+    return _is_prey_of_class(state, lease, waiting) and _ran_ms(state, lease) <= state.ticked_ms
+
+
+def _ran_ms(state: State, lease: Lease) -> int:
+    """When it ran as long as any lease may; a ms at least, so that none is asked back with the grant."""
+    return lease.since_ms + max(1, state.policy.min_run_ms)
+
+
+def _is_prey_of_class(state: State, lease: Lease, waiting: Waiting) -> bool:
+    return RANK[lease.priority] < RANK[waiting.shape.priority] and not protects(state, lease)
+
+
+def _by_worth(lease: Lease) -> tuple[int, ...]:
+    return (worth(lease), lease.arrival)
+
+
+def _by_class(lease: Lease) -> tuple[int, ...]:
+    return (RANK[lease.priority], lease.state != "idle", -lease.granted.fence)
+
+
+class _Hunt:
+    """The search for one request, among the leases that `may` go, in this order."""
+
+    def __init__(
+        self, state: State, waiting: Waiting, may: Callable[[State, Lease, Waiting], bool], order: Order
+    ) -> None:
+        self._state = state
+        self._waiting = waiting
+        self._may = may
+        self._order = order
+
+    def cheapest(self, able: list[Device]) -> Prey | None:
+        """The devices of one node on which least has to be asked back; without leases if none has to. None if all of
+        them would not do."""
+        best: tuple[Price, Prey] | None = None
+        gpus = self._waiting.shape.gpus
+        for _, group in groupby(able, key=lambda device: device.observed.node):
+            spots = [spot for device in group if (spot := self._spot(device)) is not None]
+            if len(spots) < gpus:
+                continue
+            priced = [(self._price(self._least([spot])), spot.device.index, spot) for spot in spots]
+            chosen = sorted([each[2] for each in sorted(priced)[:gpus]], key=lambda spot: spot.device.index)
+            leases = self._least(chosen)
+            price = self._price(leases)
+            if best is None or price < best[0]:
+                best = (price, Prey([spot.device for spot in chosen], leases))
+        if best is not None and not any(not self._is_going(lease) for lease in best[1].leases):
+            return Prey(best[1].devices, [])
+        return None if best is None else best[1]
+
+    def _spot(self, device: Device) -> _Spot | None:
+        """A device as a place for one part of the request; None if nothing that may be asked back makes it one."""
+        shape, room_mib = self._waiting.shape, device.free_mib
+        if device.plan is not None or not device.healthy:
+            return None
+        reservation = self._state.reservations.by_device.get(device)
+        if reservation is not None:
+            if reservation.start_ms is None or shape.exclusive or reservation.waiting.shape.exclusive:
+                return None
+            room_mib = min(room_mib, reservation.extra_mib[reservation.devices.index(device)])
+        gap_mib = shape.vram_mib - room_mib
+        leases = [lease for lease in device.leases.values() if self._may_go(lease, reservation)]
+        must = [lease for lease in device.leases.values() if shape.exclusive or lease.request.exclusive]
+        if any(lease not in leases for lease in must) or _vram_mib(leases) < gap_mib:
+            return None
+        return _Spot(device, gap_mib, must, leases)
+
+    def _may_go(self, lease: Lease, reservation: Reservation | None) -> bool:
+        """Whether the plan may count on a lease; not on one whose end somebody counts on for whom there is reserved."""
+        if not (self._is_going(lease) or self._may(self._state, lease, self._waiting)):
+            return False
+        if reservation is None or reservation.start_ms is None:
+            return True
+        ends_ms = end_ms(lease, self._state.policy)
+        return ends_ms is None or ends_ms > reservation.start_ms
+
+    def _is_going(self, lease: Lease) -> bool:
+        """Whether it was asked back already for nobody who still waits, and not for later."""
+        if lease.yield_by_ms is None or lease.state != "yielding" or lease.plan is not None:
+            return False
+        return lease.yield_by_ms - lease.yield_set_ms <= self._state.policy.grace_ms
+
+    def _least(self, spots: list[_Spot]) -> list[Lease]:
+        """Leases that are enough on all of these devices, none of which can be spared: those that go already, and then
+        in the order in which they may be asked."""
+        leases = {lease.request.lease_id: lease for spot in spots for lease in spot.leases}
+        going = [lease for lease in leases.values() if self._is_going(lease)]
+        taken: list[Lease] = []
+        for lease in [*going, *sorted((each for each in leases.values() if each not in going), key=self._order)]:
+            if any(_helps(spot, taken, lease) for spot in spots):
+                taken.append(lease)
+        for lease in taken[::-1]:
+            others = [each for each in taken if each is not lease]
+            if all(_is_closed(spot, others) for spot in spots):
+                taken = others
+        return taken
+
+    def _price(self, leases: list[Lease]) -> Price:
+        normal_mib = low_mib = idle = all_mib = 0
+        for lease in leases:
+            vram_mib = lease.request.vram_mib * len(lease.devices)
+            if self._is_going(lease):
+                continue
+            all_mib += vram_mib
+            if lease.state == "idle":
+                idle += worth(lease)
+            elif lease.priority == "normal":
+                normal_mib += vram_mib
+            else:
+                low_mib += vram_mib
+        return normal_mib, low_mib, idle, all_mib
+
+
+def _helps(spot: _Spot, taken: list[Lease], lease: Lease) -> bool:
+    if lease not in spot.leases:
+        return False
+    return lease in spot.must or _vram_mib([each for each in taken if each in spot.leases]) < spot.gap_mib
+
+
+def _is_closed(spot: _Spot, taken: list[Lease]) -> bool:
+    if any(lease not in taken for lease in spot.must):
+        return False
+    return _vram_mib([lease for lease in taken if lease in spot.leases]) >= spot.gap_mib
+
+
+def _vram_mib(leases: list[Lease]) -> int:
+    return sum(lease.request.vram_mib for lease in leases)

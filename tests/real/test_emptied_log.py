@@ -1,0 +1,23 @@
+"""A log that somebody emptied, and into which a leader that had not noticed yet still wrote what it had decided."""
+
+import json
+
+import pytest
+
+from gpuboss.keys import Keys
+from gpuboss.log import LogDamaged, LogReader
+from gpuboss_scheduler.recovery import recover
+from tests.real.redis_view import RedisView
+
+
+def test_what_was_decided_there_keeps_nobody_from_beginning_anew(view: RedisView) -> None:
+    view.append("LeaseReleased", lease_id="lease-none", service="nobody")
+    view.client.xtrim(view.key("events"), maxlen=0, approximate=False)
+    ticked = view.client.xadd(
+        view.key("events"), {"type": "ClockTicked", "data": json.dumps({"now_ms": 1, "epoch": 1, "seq": 10})}
+    )
+    log = LogReader(view.client, Keys(view.namespace))
+    assert [entry.id for entry in recover(log, "", is_lost=True).undecided] == [ticked.decode()]
+    with pytest.raises(LogDamaged, match="beginning of the log is gone"):
+        recover(log, "")
+    view.client.delete(view.key("events"))  # it is no log that anybody led to its end
