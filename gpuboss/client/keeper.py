@@ -116,7 +116,7 @@ class Keeper(Generic[M]):
         work = _called(self._load, devices)
         loading = await self._bell.finished(work, unless=lambda: can_stop and self._is_ending(lease))
         if not loading.cancelled():
-            self._models.append(loading.result())
+            self._models[:] = [loading.result()]  # whatever is left of one that could not be unloaded
         elif not self._is_ending(lease):
             raise GPUBossError("the resident model is not loaded: its load() was cancelled")
 

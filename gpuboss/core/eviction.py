@@ -70,15 +70,13 @@ def next_chance_ms(state: State, waiting: Waiting) -> int | None:
     after_ms = preempts_after_ms(state.policy, waiting.shape.priority)
     if after_ms is None:
         return None
-    if state.ticked_ms < waiting.since_ms + after_ms:
-        return waiting.since_ms + after_ms
-    runs_ms = [
-        _ran_ms(state, lease)
+    chances_ms = [
+        max(_ran_ms(state, lease), waiting.since_ms + after_ms)
         for device in state.candidates(waiting.shape)
         for lease in device.leases.values()
         if lease.state == "held" and _is_prey_of_class(state, lease, waiting)
     ]
-    return min((ms for ms in runs_ms if ms > state.ticked_ms), default=None)
+    return min((ms for ms in chances_ms if ms > state.ticked_ms), default=None)
 
 
 def most_mib(state: State, devices: list[Device]) -> int:

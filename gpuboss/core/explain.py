@@ -134,9 +134,8 @@ def _beyond_limit(state: State, waiting: Waiting, number: int, service: str) -> 
 def _explain_plan(state: State, waiting: Waiting, plan: Plan, number: int) -> Explanation:
     """Who waits for leases that were asked back is blocked by these, and by nobody else."""
     pending = {lease.request.lease_id: None for device in plan.devices for lease in plan.pending(device)}
-    ends_ms = plan.ends_ms(state.policy)
-    within = "" if ends_ms is None else f", and are gone within {max(0, ends_ms - state.now_ms)} ms"
-    detail = f"needs {_wish(waiting.shape)}; the leases in its way were asked back for it{within}"
+    within_ms = max(0, plan.ends_ms(state.policy) - state.now_ms)
+    detail = f"needs {_wish(waiting.shape)}; the leases in its way were asked back for it, and go within {within_ms} ms"
     return Explanation(number, _reason(waiting.shape, plan.devices), sorted(pending), detail)
 
 

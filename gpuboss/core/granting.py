@@ -16,7 +16,7 @@ from gpuboss.core.fronts import Front, Head
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
 from gpuboss.core.quotas import left_mib, may_begin, park
-from gpuboss.core.reservations import Reservations, drain, reserve
+from gpuboss.core.reservations import Reservation, Reservations, drain, reserve
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Shape, Waiting
@@ -30,6 +30,8 @@ def grant_pass(turn: Turn) -> None:
     """Grant everything that has an admitted place; afterwards nobody who waits has one."""
     state = turn.state
     before = state.reservations
+    if not state.waitlist.by_id and not before.first:
+        return  # as after most releases: nobody waits, and nothing was kept for anybody
     park(state)
     if not state.waitlist.by_id or state.recovering_since_ms is not None:
         state.reservations = Reservations()
@@ -240,6 +242,10 @@ def _keep_for(state: State, waiting: Waiting, able: list[Device], before: Reserv
     unreserved = [device for device in able if device not in kept.by_device] if kept.by_device else able
     mine = before.of(waiting)
     reservation = reserve(waiting, unreserved, policy, mine)
+    if waiting.plan is not None:
+        ends_ms = waiting.plan.ends_ms(policy)
+        if reservation is None or reservation.start_ms is None or reservation.start_ms >= ends_ms:
+            reservation = Reservation(waiting, [], ends_ms, [])  # the room is held for it; nothing has to be kept free
     if reservation is None:
         if kept.unpromised is None:
             if before.unpromised is not waiting and not waiting.starves:

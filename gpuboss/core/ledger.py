@@ -10,8 +10,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from gpuboss.core.lifecycle import State
 from gpuboss.events import DeviceObserved, LeaseGranted, LeaseRequested
@@ -102,8 +103,7 @@ class Device:
         self.hold_mib = hold_mib
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(Struct, eq=False):
     """What one service holds, or held and has not been seen to let go of (`reclaiming`)."""
 
     request: LeaseRequested

@@ -43,10 +43,10 @@ class Plan(Struct, eq=False):
         """Whether its request will fit once everything is back, on devices that all are among `able`."""
         return all(device in able and device.healthy and self._fits(device) for device in self.devices)
 
-    def ends_ms(self, policy: PolicySet) -> int | None:
-        """By when everything is back; None if it is."""
-        leases = [lease for device in self.devices for lease in self.pending(device)]
-        return max((ms for lease in leases if (ms := end_ms(lease, policy)) is not None), default=None)
+    def ends_ms(self, policy: PolicySet) -> int:
+        """By when everything is back. Something is not, or its request had been granted."""
+        ends = [end_ms(lease, policy) for device in self.devices for lease in self.pending(device)]
+        return max(ms for ms in ends if ms is not None)
 
     def _fits(self, device: Device) -> bool:
         pending = self.pending(device)

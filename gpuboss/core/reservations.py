@@ -19,9 +19,10 @@ from gpuboss.events import PolicySet
 
 
 class Reservation(Struct, eq=False):
-    """What is kept for one request. `start_ms`: by when it starts; None while its devices are drained, which has no
-    date. `extra_mib`: what may be lent of each device beyond that time. `promised_ms`: by when it starts as it was
-    promised, if it was. `target`: of a drain, all devices that are to be emptied; `devices` are closed already."""
+    """What is kept for one request; no devices where leases were asked back for it. `start_ms`: by when it starts; None
+    while its devices are drained, which has no date. `extra_mib`: what may be lent of each device beyond that time.
+    `promised_ms`: by when it starts as it was promised, if it was. `target`: of a drain, all devices that are to be
+    emptied; `devices` are closed already."""
 
     waiting: Waiting
     devices: list[Device]

@@ -181,7 +181,8 @@ class Scheduler:
         reign, state = won.reign, recovered.state
         wire = Wire(self._url, commit_script)
         try:
-            clock = LogClock(entry_ms(won.elected_id))
+            # A jump of the server's clock that the log does not know of shows as soon as its tail is read.
+            clock = LogClock(entry_ms(won.elected_id) - self._trust.jumped_since_ms(state.now_ms))
             snapshots = Snapshots(reign, state, self._config.snapshot_every)
             chores = Chores(reign, state, clock, self._trust, snapshots, self._seen, self._rules.follow)
             chores.retention = _retention(self._config, reign, state, clock, chores, self._status)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 from gpuboss.events import SessionLost
 from gpuboss_scheduler.reign import Reign, stamped
 from gpuboss_scheduler.scripts import Script
 
+JUMPS_MAX = 100  # of the server's clock that are remembered
 STALL_S = 1.0  # a server that answers nothing for longer stood still, or was gone, and nobody could beat either
 
 _sessions = Script("sessions")
@@ -27,6 +29,7 @@ class Trust:
         self._answered_s: float | None = None
         self._ahead_s: float | None = None  # the server's clock, as far as it is ahead of ours
         self._from_s = 0.0
+        self._runs: list[tuple[float, float]] = []  # since when that clock runs on steadily, and how far ahead it is
 
     def answered(self, server_ms: int) -> None:
         """The server answered, and told its time. To be said several times a second."""
@@ -37,6 +40,16 @@ class Trust:
         jumped = before_s is not None and abs(self._ahead_s - before_s) > STALL_S
         if late or jumped:
             self._from_s = now_s + self._session_ttl_s
+        if before_s is None or jumped:
+            self._runs = [*self._runs[1 - JUMPS_MAX :], (now_s, self._ahead_s)]
+
+    def jumped_since_ms(self, log_ms: int) -> int:
+        """By how much the server's clock is ahead of where it would be had it run on steadily since it showed this
+        (ms). Until we looked for the first time it did."""
+        for (_, ahead_s), (until_s, _) in pairwise(self._runs):
+            if log_ms < (until_s + ahead_s) * 1000:
+                return max(0, round((self._runs[-1][1] - ahead_s) * 1000))
+        return 0
 
     def silent_s(self) -> float:
         """For how long the server has not answered; 0 if it never did."""

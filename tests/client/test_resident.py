@@ -5,6 +5,7 @@ import gc
 import threading
 import weakref
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import anyio
 import pytest
@@ -269,3 +270,15 @@ async def test_a_device_that_the_process_cannot_see_is_told_and_given_back(
     with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES='1'"):
         await use(resident)
     await until("the release", lambda: not platform.leases())
+
+
+async def test_without_a_gpu_it_is_loaded_where_it_is_told(tmp_path: Path, card: Card) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("gpu: {enabled: false}")
+    async with GPUBoss.from_config(config, service="painter") as boss:
+        resident = boss.resident(load=card.load, unload=card.unload, vram_gb=8)
+        for _ in range(2):
+            async with resident.use() as model:
+                assert model.device == "cpu"
+            await anyio.sleep(0)
+    assert (card.loads, card.unloads) == (1, 1)

@@ -7,7 +7,7 @@ from contextlib import suppress
 import anyio
 import pytest
 
-from gpuboss import GPUBoss, GPUBossError, Lease, LeaseLost, LeaseTimeout, Resident
+from gpuboss import Device, GPUBoss, GPUBossError, Lease, LeaseLost, LeaseTimeout, Resident
 from tests.client.by_hand import until, until_ended
 from tests.client.platforms import Platform
 from tests.client.residents import Card, Model, states, the_lease, until_idle, use
@@ -81,6 +81,30 @@ async def test_an_unload_that_fails_is_logged_and_the_lease_given_back(
     assert "not unloaded as it should" in caplog.text
     assert "no such model" in caplog.text
     await until("the release", lambda: not platform.leases())
+
+
+async def test_a_model_that_no_thread_could_unload_is_not_used_again(
+    platform: Platform, boss: GPUBoss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start_no_thread(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def load(device: Device) -> Model:
+        return Model(device)
+
+    def unload(model: Model) -> None:
+        pytest.fail("there is no thread to do it")
+
+    resident = boss.resident(load=load, unload=unload, vram_gb=8)
+    async with resident.use() as model:
+        first = the_lease(platform)
+    with monkeypatch.context() as full:
+        full.setattr("anyio.to_thread.run_sync", start_no_thread)
+        platform.revoke(first, grace_ms=60_000)
+        await until("the release", lambda: not platform.leases())
+        async with resident.use() as other:
+            assert other is not model
+        await resident.aclose()
 
 
 async def test_a_lease_that_is_lost_while_it_loads_stops_the_load_and_is_told(

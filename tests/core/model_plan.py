@@ -61,6 +61,12 @@ class Plan:
         mine = next((kept for kept in self.before if kept.case is case), Kept(case, [], None))
         free = [key for key in able if all(key not in kept.devices for kept in self.kept)]
         best = min(self._starts(case, free), default=None)
+        if case.want is not None:
+            pending = [lease for key in case.want.devices for lease in self.room.on(key) if lease in case.want.leases]
+            back_ms = max(self.end_ms(lease) or 0 for lease in pending)
+            if best is None or best[0] >= back_ms:
+                self.kept.append(Kept(case, [], back_ms))
+                return
         if best is not None:
             at_ms, _, _, devices = best
             stays = len(mine.devices) >= case.asked["gpus"] and set(mine.devices) <= set(free)

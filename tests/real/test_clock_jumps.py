@@ -139,6 +139,24 @@ def test_memory_that_may_be_in_use_is_not_given_back_early(
         assert faults_of(view) == []
 
 
+@needs_library
+def test_nothing_is_due_early_where_the_clock_jumped_while_nobody_led(
+    view: RedisView, server: RealServer, clock: FalseClock
+) -> None:
+    service = Service(view, "service")
+    with SchedulerProcess(server.url) as leader:
+        leader.wait_leading()
+        with SchedulerProcess(server.url) as standby:
+            standby.wait_for("standing by")
+            granted_s = time.monotonic()
+            held = service.lease(1_000, ttl_ms=6_000)
+            leader.kill()
+            jump(clock, view, HOUR_S)
+            assert_on_time(ended_after_s(service, held, granted_s), 6.0)
+            [jumped] = view.of_type("ClockJumped")
+            assert abs(jumped.data["delta_ms"] - HOUR_S * 1000) < 1_000
+
+
 # ---------------------------------------------------------------- the rules behind it
 
 

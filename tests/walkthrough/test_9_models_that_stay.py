@@ -73,18 +73,30 @@ async def test_between_uses_it_is_warm_and_idle(gpu_boss: GPUBoss, redis_cli: re
         assert again is model
 
 
-async def test_who_asks_for_it_back_gets_it_and_it_comes_again(gpu_boss: GPUBoss, redis_cli: redis.Redis) -> None:
-    diffusion = gpu_boss.resident(load=load_model, unload=unload_model, vram_gb=8)
+async def test_who_needs_its_room_gets_it_and_it_comes_again(gpu_boss: GPUBoss, redis_url: str) -> None:
+    diffusion = gpu_boss.resident(load=load_model, unload=unload_model, vram_gb=20, device="cuda:0")
     async with diffusion.use() as model:
         assert diffusion.lease is not None
         first = diffusion.lease
-    revoked = {"lease_id": first.lease_id, "reason": "maintenance", "by": "alice", "grace_ms": 15_000}
-    redis_cli.xadd("gpuboss:events", {"type": "LeaseRevoked", "data": json.dumps(revoked)})
-    await until(lambda: states(redis_cli) == [])
-    assert loaded == []
-    assert not first.is_lost  # it was given back in time
-    async with diffusion.use() as other:
-        assert other is not model
+    other = GPUBoss(redis_url=redis_url, service="imajin-prompt")
+    async with other, other.lease(vram_gb=20, device="cuda:0"):
+        assert loaded == []
+        assert not first.is_lost  # it was asked back, and given back in time
+    async with diffusion.use() as again:
+        assert again is not model
+
+
+async def test_whoever_uses_it_may_finish(gpu_boss: GPUBoss, redis_cli: redis.Redis) -> None:
+    """An operator asks with a grace, as does somebody of a higher class where the policy lets it."""
+    diffusion = gpu_boss.resident(load=load_model, unload=unload_model, vram_gb=8)
+    async with diffusion.use() as model:
+        assert diffusion.lease is not None
+        revoked = {"lease_id": diffusion.lease.lease_id, "reason": "maintenance", "by": "alice", "grace_ms": 15_000}
+        redis_cli.xadd("gpuboss:events", {"type": "LeaseRevoked", "data": json.dumps(revoked)})
+        with anyio.fail_after(10):
+            await diffusion.lease.wait_asked_back()
+        assert model("a lighthouse") == "a lighthouse on cuda:0"
+    await until(lambda: loaded == [])
 
 
 async def test_many_use_it_at_once(gpu_boss: GPUBoss) -> None:
