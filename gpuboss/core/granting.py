@@ -14,7 +14,7 @@ from gpuboss.core import eviction, plans
 from gpuboss.core.addresses import reply_address
 from gpuboss.core.fronts import Front, Head
 from gpuboss.core.ledger import Device, Lease
-from gpuboss.core.placement import place
+from gpuboss.core.placement import has_room, place
 from gpuboss.core.quotas import left_mib, may_begin, park
 from gpuboss.core.reservations import Reservation, Reservations, drain, reserve
 from gpuboss.core.state import State, Turn
@@ -168,8 +168,10 @@ class _Walk:
             self._is_stale = True
             return True
         lifted, able = plans.Lifted(state, waiting), state.candidates(waiting.shape)
-        admitted = _admitted(state, waiting.shape, able)
-        devices = place(waiting.shape, [device for device in able if lifted.is_own(device) or device in admitted])
+        roomy = [device for device in able if has_room(waiting.shape, device)]
+        own = [device for device in roomy if lifted.is_own(device)]
+        admitted = _admitted(state, waiting.shape, roomy)
+        devices = place(waiting.shape, [device for device in roomy if device in own or device in admitted])
         if devices is not None:
             _grant(self._turn, waiting, devices)
             self._is_stale = True

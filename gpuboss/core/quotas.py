@@ -75,7 +75,7 @@ def protects(state: State, lease: Lease) -> bool:
     service's guarantee. The guarantee goes to the oldest first; what it does not cover whole, it passes over."""
     request = lease.request
     rules = state.policy.services.get(request.service)
-    if request.preemptible or rules is None or not rules.guarantee_mib or lease.state not in ("held", "idle"):
+    if request.preemptible or rules is None or not rules.guarantee_mib:
         return False
     covered_mib = 0
     for other in state.ledger.holdings.leases(request.service):

@@ -16,7 +16,18 @@ from gpuboss.events import LeaseReasserted, LogLost, SchedulerElected
 from gpuboss.fields import ServiceRules
 from tests.core.auditor import audit
 from tests.core.reserving import kept
-from tests.core.scenario import NODE, Log, Scenario, device_lost, padded, policy, reclaimed, renewed, session_lost
+from tests.core.scenario import (
+    NODE,
+    Log,
+    Scenario,
+    device_lost,
+    jumped,
+    padded,
+    policy,
+    reclaimed,
+    renewed,
+    session_lost,
+)
 from tests.core.traffic import Traffic
 
 CARD_MIB = 24_576
@@ -228,15 +239,39 @@ def test_who_starves_and_gives_up_holds_up_nobody(ends: str):
         assert scenario.tick(1_000) == ["denied large: timeout", "granted small on cuda:0"]
 
 
-def test_what_starves_keeps_its_due_over_a_restart_and_another_limit():
+@pytest.mark.parametrize("way", ["a restart", "another limit"])
+def test_what_starves_keeps_its_due(way: str):
+    scenario = limited(CARD_MIB, rules={"starve_ms": 1_000})
+    scenario.request("a", 4_096)
+    scenario.request("other", 13_000, service="ollama")
+    scenario.request("large", 8_192)
+    scenario.tick(1_000)
+    if way == "a restart":
+        scenario.restart()
+    else:
+        assert relimit(scenario, None) == relimit(scenario, 8_192) == []
+    assert scenario.request("small", 1) == []
+
+
+def test_who_starves_and_has_a_reservation_counts_once():
+    scenario = limited(CARD_MIB, CARD_MIB, limit_mib=16_384, rules={"starve_ms": 1_000})
+    scenario.request("holder", CARD_MIB, service="ollama", device="cuda:0", ttl_ms=2_000)
+    scenario.request("large", 12_288, device="cuda:0")
+    scenario.tick(1_000)
+    assert kept(scenario) == {"large": ("cuda:0", 1_000)}
+    assert scenario.request("small", 4_096, device="cuda:1") == ["granted small on cuda:1"]
+
+
+def test_a_jump_of_the_clock_starves_nobody():
     scenario = limited(CARD_MIB, rules={"starve_ms": 1_000})
     scenario.request("a", 4_096)
     scenario.request("large", 8_192)
-    scenario.tick(1_000)
-    scenario.restart()
-    relimit(scenario, None)
-    relimit(scenario, 8_192)
-    assert scenario.request("small", 1) == []
+    scenario.now_ms += 500 + LONG_MS
+    scenario.happens(jumped(scenario.now_ms, LONG_MS))
+    assert scenario.tick(499) == []
+    assert scenario.request("small", 1_000) == ["granted small on cuda:0"]
+    assert scenario.tick(1) == []
+    assert scenario.request("other", 1_000) == []
 
 
 def test_a_service_that_gets_a_limit_has_what_waits_starve_in_time():
@@ -368,6 +403,17 @@ def test_it_waits_as_what_it_counts_as_and_goes_on_so_under_other_rules():
     scenario.release("holder", service="ollama")
     scenario.release("normal", service="ollama")
     assert scenario.last.priority == "low"
+
+
+def test_a_lease_that_was_lost_with_its_grant_counts_as_what_its_request_does():
+    scenario = Scenario(CARD_MIB)
+    scenario.happens(policy(services={"imajin": ServiceRules(max_priority="low")}))
+    scenario.request("holder", CARD_MIB, service="ollama")
+    scenario.request("a", 8_192, priority="high")
+    scenario.happens(SchedulerElected("second", "0", 1, "log-2", LogLost(scenario.entries[-1].id, 7)))
+    held = LeaseReasserted(padded("a"), "imajin", NODE, "cuda:0", ["cuda:0"], 8_192, "low", "held", scenario.now_ms, 1)
+    scenario.says(held)
+    assert lease_rows(scenario.state)[padded("a")].priority == "low"
 
 
 # ---------------------------------------------------------------- what is inside a guarantee

@@ -89,6 +89,23 @@ def test_nobody_is_asked_for_one_that_is_above_its_limit():
     assert audit(scenario.entries) == []
 
 
+def test_nobody_is_asked_for_one_that_could_not_begin_beside_what_a_promise_counts_on():
+    scenario = ruled(CARD_MIB, CARD_MIB, imajin=ServiceRules(limit_mib=CARD_MIB))
+    scenario.request("idle", CARD_MIB, service="ollama", reclaimable=True, device="cuda:1")
+    scenario.says(idled("idle", service="ollama"))
+    scenario.request("holder", CARD_MIB, service="ollama", device="cuda:0", ttl_ms=50)
+    scenario.request("promised", 16_384, device="cuda:0")
+    assert scenario.request("above", 8_193, device="cuda:1") == []
+    assert scenario.request("beside", 8_192, device="cuda:1") == ["asked back idle within 15000 ms for beside"]
+
+
+def test_what_was_asked_back_counts_also_where_nothing_is_reserved():
+    scenario = idle_card(CARD_MIB)
+    scenario.happens(replace(scenario.state.policy, reservations=0))
+    assert scenario.request("asking", CARD_MIB, device="cuda:0") == ["asked back idle within 15000 ms for asking"]
+    assert scenario.request("small", 1, device="cuda:1") == []
+
+
 def test_what_was_asked_back_for_one_counts_for_those_of_its_service_that_come_later():
     scenario = idle_card(CARD_MIB)
     assert scenario.request("asking", CARD_MIB, device="cuda:0") == ["asked back idle within 15000 ms for asking"]
@@ -128,6 +145,7 @@ def test_a_plan_goes_on_under_other_limits_that_allow_it():
     for services in ({}, {"imajin": ServiceRules(limit_mib=CARD_MIB)}, {"ollama": ServiceRules(limit_mib=CARD_MIB)}):
         assert rule(scenario, **services) == []
         assert scenario.state.planned.keys() == {padded("asking")}
+        assert list(scenario.state.waitlist.shapes()) == []  # it stands apart
         scenario.restart()
     told = ["ended idle: yielded, freed", "granted asking on cuda:0"]
     assert scenario.release("idle", service="ollama") == told
