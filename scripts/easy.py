@@ -61,6 +61,12 @@ def read(text: str) -> Published:
     return Published(int(processors[1]), [job for _, job, _ in found], [start_ms for _, _, start_ms in found])
 
 
+def read_file(path: Path) -> Published:
+    """The log in a file, packed or not. Raises OSError, ValueError or EOFError."""
+    packed = path.read_bytes()
+    return read((gzip.decompress(packed) if path.suffix == ".gz" else packed).decode("utf-8"))
+
+
 def differences(published: Published, ties: Ties) -> list[str]:
     """One line for each job that starts at another time than it was published."""
     jobs = published.jobs
@@ -80,8 +86,7 @@ def main(arguments: Iterable[str]) -> int:
     parser.add_argument("--wrong", metavar="RULE", choices=RULES, help=f"break a tie wrongly: {', '.join(RULES)}")
     given = parser.parse_args(list(arguments))
     try:
-        packed = given.file.read_bytes()
-        published = read((gzip.decompress(packed) if given.file.suffix == ".gz" else packed).decode("utf-8"))
+        published = read_file(given.file)
     except (OSError, ValueError, EOFError) as error:
         print(f"{given.file}: {error}", file=sys.stderr)
         return 2

@@ -95,7 +95,11 @@ def read_event(fields: Sequence[bytes]) -> Event | Refusal:
     type_name = read_type(fields)
     if type_name is None:
         return Refusal("malformed", f"an entry has exactly the fields type and data, not {_field_names(fields)}")
-    data = read_data(fields)
+    return read_known(type_name, read_data(fields))
+
+
+def read_known(type_name: bytes, data: bytes) -> Event | Refusal:
+    """The same for an entry of which `read_type` knows the type."""
     if len(data) > DATA_BYTES_MAX:
         return Refusal("too_large", f"data has {len(data)} bytes; at most {DATA_BYTES_MAX} are read")
     if _is_deep(data):

@@ -10,7 +10,8 @@ last taken first. Of all devices those where that is cheapest: held leases count
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import insort
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import NamedTuple
 
@@ -74,26 +75,25 @@ def next_chance_ms(state: State, waiting: Waiting) -> int | None:
     after_ms = preempts_after_ms(state.policy, waiting.request.priority)
     if after_ms is None:
         return None
-    if state.ticked_ms < waiting.since_ms + after_ms:
-        return waiting.since_ms + after_ms
-    runs_ms = [
-        _ran_ms(state, lease)
+    chances_ms = [
+        max(_ran_ms(state, lease), waiting.since_ms + after_ms)
         for device in state.candidates(waiting.shape)
         for lease in device.leases.values()
         if lease.state == "held" and _is_prey_of_class(lease, waiting)
     ]
-    return min((ms for ms in runs_ms if ms > state.ticked_ms), default=None)
+    return min((ms for ms in chances_ms if ms > state.ticked_ms), default=None)
 
 
-def most_mib(state: State, devices: list[Device]) -> int:
+def most_mib(state: State, devices: Iterable[Device]) -> int:
     """No request that is larger than this has anything asked back on one of these devices."""
     policy = state.policy
     if policy.preemption == "off" or (policy.preemption == "idle" and not state.ledger.idle):
         return 0
-    states = ("idle", "yielding", "held") if policy.preemption == "lower" else ("idle", "yielding")
+    loose = ("idle", "yielding", "held") if policy.preemption == "lower" else ("idle", "yielding")
+    near = devices if policy.preemption == "lower" else _near_loose(state)
     rooms_mib = [
-        device.free_mib + _vram_mib([lease for lease in device.leases.values() if lease.state in states])
-        for device in devices
+        device.free_mib + _vram_mib([lease for lease in device.leases.values() if lease.state in loose])
+        for device in near
     ]
     return max(rooms_mib, default=0)
 
@@ -104,9 +104,13 @@ def _near_idle(state: State, waiting: Waiting) -> list[Device]:
     able = state.candidates(waiting.shape)
     if waiting.shape.gpus > 1:
         return able
-    loose = [*state.ledger.idle.values(), *state.ledger.yielding.values()]
-    near = {device: None for lease in loose for device in lease.devices}
+    near = _near_loose(state)
     return [device for device in able if device in near]
+
+
+def _near_loose(state: State) -> dict[Device, None]:
+    loose = [*state.ledger.idle.values(), *state.ledger.yielding.values()]
+    return {device: None for lease in loose for device in lease.devices}
 
 
 def _may_be_idle(state: State, lease: Lease, waiting: Waiting) -> bool:
@@ -156,8 +160,7 @@ class _Hunt:
             spots = [spot for device in group if (spot := self._spot(device)) is not None]
             if len(spots) < gpus:
                 continue
-            priced = [(self._price(self._least([spot])), spot.device.index, spot) for spot in spots]
-            chosen = sorted([each[2] for each in sorted(priced)[:gpus]], key=lambda spot: spot.device.index)
+            chosen = self._cheapest_of(spots)
             leases = self._least(chosen)
             price = self._price(leases)
             if best is None or price < best[0]:
@@ -165,6 +168,24 @@ class _Hunt:
         if best is not None and not any(not self._is_going(lease) for lease in best[1].leases):
             return Prey(best[1].devices, [])
         return None if best is None else best[1]
+
+    def _cheapest_of(self, spots: list[_Spot]) -> list[_Spot]:
+        """As many as are needed of the devices of one node, in their order. Who costs at least more than these do is
+        not looked at any closer: of many devices few are."""
+        gpus = self._waiting.shape.gpus
+        cheapest: list[tuple[Price, int, _Spot]] = []
+        for at_least, _, spot in sorted((self._at_least(spot), spot.device.index, spot) for spot in spots):
+            if len(cheapest) == gpus and at_least > cheapest[-1][0]:
+                break
+            insort(cheapest, (self._price(self._least([spot])), spot.device.index, spot))
+            del cheapest[gpus:]
+        return sorted([each[2] for each in cheapest], key=lambda spot: spot.device.index)
+
+    def _at_least(self, spot: _Spot) -> Price:
+        """No less is asked back on a device: one of its leases, unless none has to be."""
+        if spot.gap_mib <= 0 and not spot.must:
+            return NO_PRICE
+        return min(self._price([lease]) for lease in spot.leases)
 
     def _spot(self, device: Device) -> _Spot | None:
         """A device as a place for one part of the request; None if nothing that may be asked back makes it one."""

@@ -14,7 +14,7 @@ from gpuboss.core import eviction, plans
 from gpuboss.core.addresses import reply_address
 from gpuboss.core.fronts import Front, Head
 from gpuboss.core.ledger import Device, Lease
-from gpuboss.core.placement import place
+from gpuboss.core.placement import has_room, place
 from gpuboss.core.reservations import Reservation, Reservations, drain, reserve
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
@@ -29,6 +29,8 @@ def grant_pass(turn: Turn) -> None:
     """Grant everything that has an admitted place; afterwards nobody who waits has one."""
     state = turn.state
     before = state.reservations
+    if not state.waitlist.by_id and not before.first:
+        return  # as after most releases: nobody waits, and nothing was kept for anybody
     if not state.waitlist.by_id or state.recovering_since_ms is not None:
         state.reservations = Reservations()
     else:
@@ -158,8 +160,10 @@ class _Walk:
             return False
         self._planned.pop()
         lifted, able = plans.Lifted(state, waiting), state.candidates(waiting.shape)
-        admitted = _admitted(state, waiting.shape, able)
-        devices = place(waiting.shape, [device for device in able if lifted.is_own(device) or device in admitted])
+        roomy = [device for device in able if has_room(waiting.shape, device)]
+        own = [device for device in roomy if lifted.is_own(device)]
+        admitted = _admitted(state, waiting.shape, roomy)
+        devices = place(waiting.shape, [device for device in roomy if device in own or device in admitted])
         if devices is not None:
             _grant(self._turn, waiting, devices)
             self._is_stale = True

@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from gpuboss.core.lifecycle import State
 from gpuboss.events import DeviceObserved, LeaseGranted, LeaseRequested
@@ -100,8 +101,7 @@ class Device:
         self.hold_mib = hold_mib
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(Struct, eq=False):
     """What one service holds, or held and has not been seen to let go of (`reclaiming`)."""
 
     request: LeaseRequested

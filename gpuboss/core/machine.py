@@ -14,7 +14,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpuboss.core import facts, leases, requests
-from gpuboss.core.door import Refusal, is_decision, is_stamped, read_data, read_event, read_stamp, read_type, refuse
+from gpuboss.core.door import (
+    Refusal,
+    is_decision,
+    is_stamped,
+    read_data,
+    read_event,
+    read_known,
+    read_stamp,
+    read_type,
+    refuse,
+)
 from gpuboss.core.granting import grant_pass
 from gpuboss.core.refusals import reject_unaddressed, reject_unread
 from gpuboss.core.state import State, Turn
@@ -41,20 +51,33 @@ from gpuboss.events import (
 
 CORE_VERSION = 1  # grows whenever the same log could lead to other decisions, or to another state
 
-_HANDLERS: dict[type[Event], Callable[[Turn, Any], None]] = {
+
+def _tick(turn: Turn, event: ClockTicked) -> None:
+    turn.state.advance(event.now_ms)
+    facts.tick(turn, event)
+
+
+def _revoke(turn: Turn, event: LeaseRevoked) -> None:
+    state = turn.state
+    if event.epoch == state.epoch and event.seq == state.seq + 1:
+        state.seq += 1  # the scheduler wrote it, for an operator who deleted a projection
+    leases.revoke(turn, event)
+
+
+_HANDLERS: dict[type[Event | Refusal], Callable[[Turn, Any], None]] = {
     LeaseRequested: requests.ask,
     LeaseReleased: leases.release,
     LeaseRenewed: leases.renew,
     LeaseIdled: leases.idle,
     LeaseResumed: leases.resume,
     LeaseReasserted: leases.reassert,
-    LeaseRevoked: leases.revoke,
+    LeaseRevoked: _revoke,
     SchedulerElected: facts.elect,
     PolicySet: facts.set_policy,
     DeviceObserved: facts.observe_device,
     DeviceLost: facts.lose_device,
     SessionLost: facts.lose_session,
-    ClockTicked: facts.tick,
+    ClockTicked: _tick,
     ClockJumped: facts.jump,
     VramReclaimed: facts.reclaim,
     SnapshotTaken: facts.take_snapshot,
@@ -63,22 +86,30 @@ _HANDLERS: dict[type[Event], Callable[[Turn, Any], None]] = {
 
 def step(state: State, entry_id: str, fields: Sequence[bytes]) -> Turn:
     """Apply one entry (its stream id, and its field list as Redis holds it) and return what it leads to."""
-    turn = Turn(state, entry_id)
+    turn = Turn(state, entry_id, look=state.look_is_due)
     type_name = read_type(fields)
+    data = b"" if type_name is None else read_data(fields)
+    forged: Stamp | None = None
     if type_name is not None and is_stamped(type_name):
-        stamp = read_stamp(read_data(fields))
-        if follows(state, type_name, stamp):
+        stamp = read_stamp(data)
+        if not follows(state, type_name, stamp):
+            forged = stamp
+        else:
             take_stamp(state, entry_id, stamp)
             if is_decision(type_name):
                 return turn
-        else:
-            _begin(state, entry_id, fields)
-            _reject_forged(turn, type_name, stamp, read_data(fields))
-            _look(turn)
-            return turn
-    _begin(state, entry_id, fields)
-    _apply(turn, fields)
-    _look(turn)
+    state.take_input(entry_id, fields)
+    state.advance(entry_ms(entry_id))
+    if type_name is None:
+        _apply(turn, read_event(fields))
+    elif forged is not None:
+        _reject_forged(turn, type_name, forged, data)
+    else:
+        _apply(turn, read_known(type_name, data))
+    # Look who has a place now, unless that is left to the next entry.
+    state.look_is_due = turn.look and turn.looks_later
+    if turn.look and not turn.looks_later:
+        grant_pass(turn)
     return turn
 
 
@@ -102,33 +133,14 @@ def entry_ms(entry_id: str) -> int:
     return int(entry_id.partition("-")[0])
 
 
-def _apply(turn: Turn, fields: Sequence[bytes]) -> None:
-    state = turn.state
-    event = read_event(fields)
-    if isinstance(event, Refusal):
-        reject_unread(turn, event)
-        return
+def _apply(turn: Turn, event: Event | Refusal) -> None:
     handler = _HANDLERS.get(type(event))
-    if handler is None:
+    if handler is not None:
+        handler(turn, event)
+    elif isinstance(event, Refusal):
+        reject_unread(turn, event)
+    else:
         reject_unaddressed(turn, "unknown_type", f"core {CORE_VERSION} does not act on {type(event).__name__}")
-        return
-    if isinstance(event, ClockTicked):
-        state.advance(event.now_ms)
-    elif isinstance(event, LeaseRevoked) and event.epoch == state.epoch and event.seq == state.seq + 1:
-        state.seq += 1  # the scheduler wrote it, for an operator who deleted a projection
-    handler(turn, event)
-
-
-def _look(turn: Turn) -> None:
-    """Look who has a place now, unless that is left to the next entry."""
-    turn.state.look_is_due = turn.look and turn.looks_later
-    if turn.look and not turn.looks_later:
-        grant_pass(turn)
-
-
-def _begin(state: State, entry_id: str, fields: Sequence[bytes]) -> None:
-    state.take_input(entry_id, fields)
-    state.advance(entry_ms(entry_id))
 
 
 def _reject_forged(turn: Turn, type_name: bytes, claimed: Stamp, data: bytes) -> None:

@@ -134,20 +134,17 @@ class Told(Struct, frozen=True, gc=False):
     is_new: bool
 
 
-class Turn:
+class Turn(Struct, gc=False, eq=False):
     """What one entry of the log does: the decisions it leads to, and whose projections change."""
 
-    __slots__ = ("cause", "devices", "lease_ids", "look", "looks_later", "shown", "state", "told")
-
-    def __init__(self, state: State, cause: str) -> None:
-        self.state = state
-        self.cause = cause
-        self.told: list[Told] = []
-        self.lease_ids: list[str] = []  # of leases and requests that changed
-        self.devices: list[Device] = []
-        self.shown: list[str] = []  # of leases that have to be shown, also where nothing of them is shown now
-        self.look = state.look_is_due  # whether somebody who waits may have a place now
-        self.looks_later = False  # whether that is left to the next entry
+    state: State
+    cause: str
+    look: bool = False  # whether somebody who waits may have a place now
+    looks_later: bool = False  # whether that is left to the next entry
+    told: list[Told] = []
+    lease_ids: list[str] = []  # of leases and requests that changed
+    devices: list[Device] = []
+    shown: list[str] = []  # of leases that have to be shown, also where nothing of them is shown now
 
     def tell(self, decision: Decision, address: str | None) -> None:
         """Decide something."""

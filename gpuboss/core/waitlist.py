@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from gpuboss.events import LeaseRequested
 from gpuboss.fields import Priority
@@ -40,8 +41,7 @@ def shape_of(request: LeaseRequested) -> Shape:
     return tuple.__new__(Shape, (*size, request.device, request.node, request.ttl_ms, request.priority))
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
+class Waiting(Struct, eq=False):
     """One waiting request. `key` and then `arrival`, its number in the log, place it in the queue."""
 
     request: LeaseRequested

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -33,8 +34,8 @@ from gpuboss.simulation.schedule import Fact, Job, Outcome, Schedule, capacity_o
 Keep = Callable[[str, list[bytes]], None]
 
 EPOCH = 1
-_FACT, _SUBMISSION, _WITHDRAWAL, _HOLDER = range(4)  # the order of the inputs at one ms
-_END = (MS_MAX, _FACT)  # as far as the log's clock goes
+FACT, SUBMISSION, WITHDRAWAL, HOLDER = range(4)  # the order of the inputs at one ms
+_END = (MS_MAX, FACT)  # as far as the log's clock goes
 
 
 class Ties(NamedTuple):
@@ -96,14 +97,73 @@ class MadeUpLog:
 
 
 class _Due(NamedTuple):
-    """An input to come. `order` and then `number` place it among those of its kind at its ms: no two are alike."""
+    """Something to come. `order` and then `number` place it among those of its kind at its ms: no two are alike."""
 
     at_ms: int
     kind: int
     order: int
     number: int
-    event: Event
-    job: int  # its index
+    act: Callable[[int], None]  # given `at_ms`
+
+
+class VirtualTime:
+    """A made-up log, and what is to come in it. `hear` is told each decision as it is taken; whoever wants to do
+    something about it plans that, or says it once the turn is over."""
+
+    def __init__(
+        self,
+        starts_ms: int,
+        facts: Sequence[Fact],
+        hear: Callable[[Decision], None],
+        keep: Keep | None = None,
+        expiries_first: bool = True,
+    ) -> None:
+        self._hear = hear
+        self._expiries_first = expiries_first
+        self._log = MadeUpLog(keep)
+        self._agenda: list[_Due] = []
+        for number, (at_ms, event) in enumerate(facts):
+            self.plan(at_ms, FACT, number, 0, partial(self._stamp, event))
+        self._log.stamp(starts_ms, SchedulerElected("simulation", "0", CORE_VERSION, "simulation"))
+
+    @property
+    def now_ms(self) -> int:
+        """How far the log's clock is."""
+        return self._log.state.now_ms
+
+    def plan(self, at_ms: int, kind: int, order: int, number: int, act: Callable[[int], None]) -> None:
+        """Have something done at this ms, in its place among what comes at the same."""
+        heapq.heappush(self._agenda, _Due(at_ms, kind, order, number, act))
+
+    def say(self, event: Event, at_ms: int) -> Turn:
+        """What a service says at this ms, and what is decided about it."""
+        return self._heard(self._log.write(at_ms, event))
+
+    def catch_up(self, until: tuple[int, int] = _END) -> None:
+        """All that comes before this ms and kind; by default, all there is."""
+        while True:
+            at_ms, kind = min(self._agenda[0][:2], until) if self._agenda else until
+            timer = self._log.state.next_timer()
+            if self._log.state.look_is_due and at_ms > self.now_ms:
+                self._tick(self.now_ms)  # whoever was to be heard at this ms had nothing to say any more
+            elif timer is not None and timer.deadline_ms < at_ms + self._expiries_first:
+                self._tick(timer.deadline_ms, inputs_follow=timer.deadline_ms == at_ms)
+            elif (at_ms, kind) < until:
+                due = heapq.heappop(self._agenda)
+                due.act(due.at_ms)
+            else:
+                return
+
+    def _tick(self, at_ms: int, inputs_follow: bool = False) -> None:
+        self._stamp(ClockTicked(at_ms, inputs_follow), at_ms)
+
+    def _stamp(self, fact: Event, at_ms: int) -> None:
+        self._heard(self._log.stamp(at_ms, fact))
+
+    def _heard(self, turn: Turn) -> Turn:
+        for told in turn.told:
+            self._hear(told.decision)
+        return turn
 
 
 def run(
@@ -122,79 +182,49 @@ def run(
     simulation = _Simulation(jobs, facts, keep, ties)
     for index in watched(iter(sorted(range(len(jobs)), key=lambda index: jobs[index].submit_ms))):
         simulation.submit(index)
-    simulation.finish()
-    return Schedule(jobs, simulation.outcomes, capacity_of(facts), simulation.now_ms)
+    simulation.time.catch_up()
+    return Schedule(jobs, simulation.outcomes, capacity_of(facts), simulation.time.now_ms)
 
 
 class _Simulation:
     def __init__(self, jobs: Sequence[Job], facts: Sequence[Fact], keep: Keep | None, ties: Ties) -> None:
         self._ties = ties
-        self._holder = _HOLDER if ties.submissions_first else _FACT
+        self._holder = HOLDER if ties.submissions_first else FACT
         self.outcomes = [Outcome() for _ in jobs]
         self._jobs = jobs
         self._index_of = {job.request.lease_id: index for index, job in enumerate(jobs)}
         assert len(self._index_of) == len(jobs), "two jobs of one lease_id"
-        self._log = MadeUpLog(keep)
         self._grants = 0
-        self._agenda = [_Due(at_ms, _FACT, number, 0, event, -1) for number, (at_ms, event) in enumerate(facts)]
-        heapq.heapify(self._agenda)
         starts_ms = min([*(job.submit_ms for job in jobs), *(fact.at_ms for fact in facts)], default=0)
-        self._log.stamp(starts_ms, SchedulerElected("simulation", "0", CORE_VERSION, "simulation"))
-
-    @property
-    def now_ms(self) -> int:
-        """How far the log's clock is."""
-        return self._log.state.now_ms
+        self.time = VirtualTime(starts_ms, facts, self._hear, keep, ties.expiries_first)
 
     def submit(self, index: int) -> None:
         """All that comes before this job's request, and then the request."""
         job = self._jobs[index]
-        self._catch_up((job.submit_ms, _SUBMISSION))
+        self.time.catch_up((job.submit_ms, SUBMISSION))
         if job.patience_ms is not None:
             taken_back = LeaseReleased(job.request.lease_id, job.request.service)
-            self._plan(job.submit_ms + job.patience_ms, _WITHDRAWAL, index, 0, taken_back, index)
-        self._hear(self._log.write(job.submit_ms, job.request))
+            until_ms = job.submit_ms + job.patience_ms
+            self.time.plan(until_ms, WITHDRAWAL, index, 0, partial(self._take_back, index, taken_back))
+        self.time.say(job.request, job.submit_ms)
 
-    def finish(self) -> None:
-        """All that is left, once everybody has asked."""
-        self._catch_up(_END)
+    def _take_back(self, index: int, event: Event, at_ms: int) -> None:
+        outcome = self.outcomes[index]
+        if outcome.granted_at_ms is None and outcome.ended_at_ms is None:
+            self.time.say(event, at_ms)
 
-    def _catch_up(self, until: tuple[int, int]) -> None:
-        while True:
-            at_ms, kind = min(self._agenda[0][:2], until) if self._agenda else until
-            timer = self._log.state.next_timer()
-            if self._log.state.look_is_due and at_ms > self.now_ms:
-                self._tick(self.now_ms)  # whoever was to be heard at this ms had nothing to say any more
-            elif timer is not None and timer.deadline_ms < at_ms + self._ties.expiries_first:
-                self._tick(timer.deadline_ms, inputs_follow=timer.deadline_ms == at_ms)
-            elif (at_ms, kind) < until:
-                self._do(heapq.heappop(self._agenda))
-            else:
-                return
+    def _hold(self, index: int, event: Event, at_ms: int) -> None:
+        if self.outcomes[index].ended_at_ms is None:  # else its holder knows that it is over, and says no more
+            self.time.say(event, at_ms)
 
-    def _tick(self, at_ms: int, inputs_follow: bool = False) -> None:
-        self._hear(self._log.stamp(at_ms, ClockTicked(at_ms, inputs_follow)))
+    def _hear(self, decision: Decision) -> None:
+        if isinstance(decision, LeaseGranted):
+            self._begin(self._index_of[decision.lease_id], decision)
+        elif isinstance(decision, LeaseDenied | LeaseEnded):
+            outcome = self.outcomes[self._index_of[decision.lease_id]]
+            outcome.ended_at_ms, outcome.reason = self.time.now_ms, decision.reason
 
-    def _do(self, due: _Due) -> None:
-        if due.job < 0:
-            self._hear(self._log.stamp(due.at_ms, due.event))
-            return
-        outcome = self.outcomes[due.job]
-        waits = outcome.granted_at_ms is None
-        # Whoever holds or asked for it knows that it is over, and says no more.
-        if outcome.ended_at_ms is None and waits == (due.kind == _WITHDRAWAL):
-            self._hear(self._log.write(due.at_ms, due.event))
-
-    def _hear(self, turn: Turn) -> None:
-        for told in turn.told:
-            decision = told.decision
-            if isinstance(decision, LeaseGranted):
-                self._hold(self._index_of[decision.lease_id], decision)
-            elif isinstance(decision, LeaseDenied | LeaseEnded):
-                outcome = self.outcomes[self._index_of[decision.lease_id]]
-                outcome.ended_at_ms, outcome.reason = self.now_ms, decision.reason
-
-    def _hold(self, index: int, granted: LeaseGranted) -> None:
+    def _begin(self, index: int, granted: LeaseGranted) -> None:
         job, outcome = self._jobs[index], self.outcomes[index]
         outcome.granted_at_ms, outcome.devices = granted.granted_at_ms, granted.devices
         self._grants += 1
@@ -203,7 +233,5 @@ class _Simulation:
             said.append((job.hold_ms, LeaseReleased(granted.lease_id, granted.service)))
         for number, (after_ms, event) in enumerate(said):
             order = self._grants if self._ties.by_grant else index
-            self._plan(granted.granted_at_ms + after_ms, self._holder, order, number, event, index)
-
-    def _plan(self, at_ms: int, kind: int, order: int, number: int, event: Event, index: int) -> None:
-        heapq.heappush(self._agenda, _Due(at_ms, kind, order, number, event, index))
+            act = partial(self._hold, index, event)
+            self.time.plan(granted.granted_at_ms + after_ms, self._holder, order, number, act)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from gpuboss.core.addresses import session_member
 from gpuboss.core.projections import device_row, lease_row, queue_row
 from gpuboss.core.state import State, Told, Turn
 from gpuboss.keys import Keys
+from gpuboss_scheduler.readback import Raw
 from gpuboss_scheduler.scripts import Script
 
 REPLIES_LIVE_MS = 24 * 60 * 60 * 1000  # an unused reply stream goes after as long as ended leases are remembered
@@ -27,7 +29,7 @@ commit_script = Script("commit")
 _encode = msgspec.json.Encoder().encode
 
 
-class Commit(NamedTuple):
+class Commit(Struct, frozen=True, gc=False):
     """One call of the script: its keys and arguments, where the cursor will be, and how many entries it adds. `last_id`
     is where the log ends afterwards if nobody else writes meanwhile; None: that cannot be said."""
 
@@ -38,12 +40,14 @@ class Commit(NamedTuple):
     last_id: str | None
 
 
-class Done(NamedTuple):
-    """What a commit answered: the ids of the first and the last decision ('' if there are none), and the leases that
-    somebody ended by deleting their row."""
+class Done(Struct, frozen=True, gc=False):
+    """What a commit answered: the ids of the first and the last decision ('' if there are none), where others wrote
+    meanwhile the entries that have the ids now which the decisions were to have, and the leases that somebody ended by
+    deleting their row."""
 
     first_id: str
     last_id: str
+    instead: list[Raw]
     missing: list[str]
 
 
@@ -138,11 +142,12 @@ class Batch:
         ms, _, count = (behind or "").partition("-")
         if len(count) > 14:  # more than Lua counts exactly
             ms = count = ""
-        arguments: list[Argument] = [epoch, cursor, state.last_id, seq, ms, count, shown.replies_max, REPLIES_LIVE_MS]
+        last_id = f"{ms}-{int(count) + decisions}" if count else None
+        arguments: list[Argument] = [epoch, cursor, state.last_id, seq, ms, count, last_id or ""]
+        arguments += (shown.replies_max, REPLIES_LIVE_MS)
         for what, group in (*log, *replies, *self._rows(state, shown).items()):
             arguments += (what, len(group))
             arguments += group
-        last_id = f"{ms}-{int(count) + decisions}" if count else None
         return Commit(names, arguments, state.last_id, decisions, last_id)
 
     def _rows(self, state: State, shown: Shown) -> dict[str, list[Argument]]:
@@ -182,5 +187,5 @@ class Batch:
 
 def read_answer(answer: list[Any]) -> Done:
     """The script's answer, its status taken off."""
-    first_id, last_id, *missing = answer
-    return Done(first_id.decode(), last_id.decode(), [lease_id.decode() for lease_id in missing])
+    first_id, last_id, instead, *missing = answer
+    return Done(first_id.decode(), last_id.decode(), instead, [lease_id.decode() for lease_id in missing])

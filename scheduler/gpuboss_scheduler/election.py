@@ -107,7 +107,7 @@ def claim(
         version=about["version"],
         core=CORE_VERSION,
         incarnation=incarnation or secrets.token_hex(8),
-        lost=None if missed is None else LogLost(missed.last_id, missed.fence + FENCE_GAP),
+        lost=None if missed is None else LogLost(missed.last_id, max(missed.fence, recovered.fence) + FENCE_GAP),
         cursor=recovered.cursor if recovered.is_of_other_rules else None,
     )
     shown = about | {"incarnation": elected.incarnation, "core": CORE_VERSION}

@@ -19,6 +19,8 @@ from gpuboss_scheduler.wire import Wire
 
 FRESH_MS = 5  # how far the id of a decision may be behind the time at which it was written
 BUSY = 16  # entries in one batch from which on reading ahead is worth its round trip
+# Entries in one commit at most: so few that the server soon has something to do, so many that its price hardly counts.
+PART = 64
 
 
 class Leader:
@@ -44,7 +46,8 @@ class Leader:
         """Decide the tail that the last leader left, and what this one has found, through `through`, in one commit:
         a grant to a holder that proves dead has ended when anybody hears of it."""
         tail = LogReader(self._reign.client, self._keys).entries(self._read_through, through)
-        self._work_off([(entry.id.encode(), entry.fields) for entry in tail])
+        found = [(entry.id.encode(), entry.fields) for entry in tail]
+        self._work_off(found, at_once=len(found))
 
     def lead(self, stopping: Callable[[], bool]) -> None:
         """Until told to stop. Raises `Deposed` when another scheduler leads, and redis' errors."""
@@ -54,20 +57,26 @@ class Leader:
                 self._work_off(self._wire.entries())
             self._chores.run_due()
 
-    def _work_off(self, entries: list[Raw]) -> None:
-        """Decide a batch and commit it; under load, decide the next one and write its commit out while the server is
-        busy with this one. That one expects the cursor that this one sets, so it cannot succeed if this one fails.
+    def _work_off(self, entries: list[Raw], at_once: int = PART) -> None:
+        """Decide a batch and commit it; under load in parts of `at_once` entries, of which the next is decided and its
+        commit written out while the server is busy with this one. That one expects the cursor that this one sets, so
+        it cannot succeed if this one fails.
 
         Whatever else there is to do waits for the end of this: it must not see decisions that are not committed.
         """
-        commit = self._write_out(self._decide(entries))
+        is_busy = len(entries) >= BUSY
+        commit, rest = self._part(entries, at_once)
         while commit is not None:
             following = None
-            if len(entries) >= BUSY and self._chores.wait_s() > 0:
+            if rest:
+                self._wire.call(commit_script, commit)
+                following, rest = self._part(rest, at_once, after=commit)
+            elif is_busy and self._chores.wait_s() > 0:
                 self._wire.ask(self._keys.events, self._read_through, wait=False)
                 self._wire.call(commit_script, commit)
                 entries = self._wire.entries()
-                following = self._write_out(self._decide(entries), after=commit)
+                is_busy = len(entries) >= BUSY
+                following, rest = self._part(entries, at_once, after=commit)
             else:
                 self._wire.call(commit_script, commit, then_ask=self._keys.events)
             self._settle(commit, read_answer(check(self._wire.answer())))
@@ -77,29 +86,37 @@ class Leader:
             self._chores.lease_facts.revoke(self._missing)
             self._missing.clear()
 
+    def _part(self, entries: list[Raw], at_once: int, after: Commit | None = None) -> tuple[Commit | None, list[Raw]]:
+        """The commit of the first part of a batch that leads to one, and the entries that are left."""
+        commit = None
+        while entries and commit is None:
+            part, entries = entries[:at_once], entries[at_once:]
+            commit = self._write_out(self._decide(part), after, is_last=not entries)
+        return commit, entries
+
     def _decide(self, entries: list[Raw]) -> Batch:
+        failpoint("batch-read")
         batch = Batch()
-        if entries:
-            failpoint("batch-read")
-            for entry_id, fields in self._readback.others(entries, self._state):
-                batch.add(step(self._state, entry_id.decode(), fields))
-            self._read_through = entries[-1][0].decode()
-            read_ms = entry_ms(self._read_through)
-            if self._jumped_at_ms is None and self._clock.is_ahead(read_ms):
-                times_ms = (entry_ms(entry_id.decode()) for entry_id, _ in entries)
-                self._jumped_at_ms = next((ms for ms in times_ms if self._clock.is_ahead(ms)), read_ms)
-            self._chores.snapshots.count(len(entries))
-            failpoint("batch-decided")
+        for entry_id, fields in self._readback.others(entries, self._state):
+            batch.add(step(self._state, entry_id.decode(), fields))
+        self._read_through = entries[-1][0].decode()
+        read_ms = entry_ms(self._read_through)
+        if self._jumped_at_ms is None and self._clock.is_ahead(read_ms):
+            times_ms = (entry_ms(entry_id.decode()) for entry_id, _ in entries)
+            self._jumped_at_ms = next((ms for ms in times_ms if self._clock.is_ahead(ms)), read_ms)
+        self._chores.snapshots.count(len(entries))
+        failpoint("batch-decided")
         return batch
 
-    def _write_out(self, batch: Batch, after: Commit | None = None) -> Commit | None:
-        """The commit of a batch, if it has anything to say, `after` another one that is not answered yet."""
+    def _write_out(self, batch: Batch, after: Commit | None, *, is_last: bool) -> Commit | None:
+        """The commit of a batch, if it has anything to say, `after` another one that is not answered yet. `is_last`: of
+        what was read nothing stands behind it."""
         if batch.empty:
             return None
         seq, cursor, behind = self._reign.seq, self._cursor, None
         if after is not None:
             seq, cursor = seq + after.decisions, after.cursor
-        elif self._clock.now_ms() - entry_ms(self._read_through) <= FRESH_MS:
+        elif is_last and self._clock.now_ms() - entry_ms(self._read_through) <= FRESH_MS:
             behind = self._read_through
         commit = batch.commit(self._state, self._shown, epoch=self._reign.epoch, seq=seq, cursor=cursor, behind=behind)
         failpoint("commit-built")
@@ -117,7 +134,7 @@ class Leader:
             self._read_through = done.last_id
             self._chores.snapshots.count(commit.decisions)
         else:
-            self._wire.take_back_question()
+            self._wire.put_before(done.instead)
             self._readback.expect(done.first_id, commit.decisions, self._reign.seq)
 
     def _look_at_clock(self) -> None:

@@ -16,7 +16,7 @@ from gpuboss.core.state import State
 from gpuboss.core.stream_ids import is_id, parse_id
 from gpuboss.core.takeover import NewerCore
 from gpuboss.core.verification import Verifier
-from gpuboss.events import Decision, EventRejected, LeaseRequested, SchedulerElected, SnapshotTaken, Stamp
+from gpuboss.events import Decision, EventRejected, LeaseRequested, LeaseRevoked, SchedulerElected, SnapshotTaken, Stamp
 from gpuboss.log import Entry, LogDamaged, LogReader, NewerLog
 from gpuboss_scheduler.known_log import Known
 from gpuboss_scheduler.talk import say
@@ -38,8 +38,9 @@ class SnapshotAhead(Exception):
 
 
 class Recovered(msgspec.Struct):
-    """What the log says: the state at the cursor, the highest epoch and seq in the whole log, whose sessions the
-    undecided requests behind the cursor belong to, and, of a log that was lost, everything undecided."""
+    """What the log says: the state at the cursor, the highest epoch in the whole log and the seq of the last that stays
+    in it, whose sessions the undecided requests behind the cursor belong to, and, of a log that was lost, everything
+    undecided: what has no fields any more only goes, and promised fences up to `fence`."""
 
     state: State
     cursor: str
@@ -49,6 +50,7 @@ class Recovered(msgspec.Struct):
     undecided: list[Entry]
     snapshot_is_ahead: bool = False  # of a log of which entries are gone
     read_through: str = ""  # the last entry that was read; empty if there is none
+    fence: int = 0
 
     @property
     def is_of_other_rules(self) -> bool:
@@ -91,6 +93,7 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
     highest = _last(state)
     cursor_id = parse_id(cursor)
     whole, through = True, state.last_id  # whether, and through which entry, everything up to here was decided
+    leftovers = _Leftovers()
     for entry in log.entries(after=state.last_id):
         tail.read_through = entry.id
         whole = whole and (parse_id(entry.id) <= cursor_id or _is_next_decision(entry, state))
@@ -100,9 +103,9 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
             highest = _last(state)
         else:
             before, highest = highest, _peek(entry, highest, tail.tail_sessions)
-            if is_lost and highest is before and len(entry.fields) <= FIELDS_MOVED:
-                tail.undecided.append(entry)
-            if highest is not before and _is_decision(entry) and parse_id(_cause(entry)) <= cursor_id:
+            is_ours = highest is not before
+            leftovers.add(entry, highest if is_ours else None)
+            if is_ours and _is_decision(entry) and parse_id(_cause(entry)) <= cursor_id:
                 _compare(verifier, entry, before)
     if tail.is_of_other_rules:
         _take_over(verifier, cursor, through)
@@ -114,7 +117,41 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
             "`gpuboss replay` shows it all; a scheduler that went on could promise VRAM twice"
         )
     tail.epoch, tail.seq = highest.epoch, highest.seq
+    if is_lost:
+        tail.undecided, tail.fence = leftovers.entries, leftovers.fence
+        tail.seq -= leftovers.facts
     return tail
+
+
+class _Leftovers:
+    """What stands undecided in a log of which entries are gone, and is not to be decided as if none were: what others
+    wrote moves behind the election that says so, and what a scheduler found goes: the next one finds it anew. Both only
+    from behind the last decision on, which counts them all."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.facts = 0
+        self.fence = 0
+        self._is_fact: list[bool] = []
+
+    def add(self, entry: Entry, stamp: Stamp | None) -> None:
+        """One more. `stamp`: where a scheduler wrote it."""
+        if stamp is None:
+            if len(entry.fields) <= FIELDS_MOVED:
+                self._append(entry, is_fact=False)
+        elif _is_decision(entry):
+            self.entries = [each for each, is_fact in zip(self.entries, self._is_fact, strict=True) if not is_fact]
+            self._is_fact, self.facts = [False] * len(self.entries), 0
+        else:
+            event = read_event(entry.fields)
+            if isinstance(event, SchedulerElected) and event.lost is not None:
+                self.fence = max(self.fence, event.lost.fence)
+            self._append(entry if isinstance(event, LeaseRevoked) else Entry(entry.id, []), is_fact=True)
+            self.facts += 1
+
+    def _append(self, entry: Entry, *, is_fact: bool) -> None:
+        self.entries.append(entry)
+        self._is_fact.append(is_fact)
 
 
 def _feed(verifier: Verifier, entry: Entry) -> None:

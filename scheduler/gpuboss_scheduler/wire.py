@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any, cast
 
@@ -29,7 +30,8 @@ class Wire:
         self._reader = hiredis.Reader()
         self._answer: Any = False  # False: none yet, as hiredis has it
         self._asked_s: float | None = None
-        self._send(("SCRIPT", "LOAD", script.text))
+        self._before: list[Raw] = []  # what comes before the answer to `ask`
+        self._line.send(_packed("SCRIPT", "LOAD", script.text))
         self._await()
 
     def close(self) -> None:
@@ -40,7 +42,7 @@ class Wire:
         """Ask for the entries behind `after`, unless that was asked already; if there are none, the server waits for
         one to come, or does not."""
         if self._asked_s is None:
-            self._send(_question(stream, after, wait=wait))
+            self._line.send(_question(stream, after, wait=wait))
             self._asked_s = time.monotonic()
 
     def answered(self, timeout_s: float) -> bool:
@@ -57,31 +59,28 @@ class Wire:
         """The answer to `ask`, once it is there; empty if there are none."""
         self._asked_s = None
         answer = self._await()
-        return answer[0][1] if answer else []
+        before, self._before = self._before, []
+        return [*before, *answer[0][1]] if answer else before
 
-    def take_back_question(self) -> None:
-        """If a question was asked together with a commit, it was about the wrong entries; its answer is there already:
-        the commit's own entries at least."""
+    def put_before(self, entries: list[Raw]) -> None:
+        """If a question was asked together with a commit, it was about what comes behind ids that others took: these
+        entries come before its answer, which is there already, for what is crowded out has later ids."""
         if self._asked_s is not None:
-            self.entries()
+            self._before = entries
 
     def call(self, script: Script, commit: Commit, then_ask: str | None = None) -> None:
         """Send a commit, and with it, where it is known what its entries will be called, the question for what comes
         behind them in the stream `then_ask`. A read that is under way already must be one that does not wait."""
-        call = ("EVALSHA", script.sha, len(commit.keys), *commit.keys, *commit.arguments)
-        if then_ask is None or commit.last_id is None:
-            self._send(call)
-        else:
-            self._send(call, _question(then_ask, commit.last_id))
+        call = _packed("EVALSHA", script.sha, len(commit.keys), *commit.keys, *commit.arguments)
+        if then_ask is not None and commit.last_id is not None:
+            call += _question(then_ask, commit.last_id)
             self._asked_s = time.monotonic()
+        self._line.send(call)
         failpoint("commit-sent")
 
     def answer(self) -> list[Any]:
         """The answer to `call`, status and all."""
         return list(self._await())
-
-    def _send(self, *commands: tuple[Argument, ...]) -> None:
-        self._line.send(b"".join([hiredis.pack_command(cast(Any, command)) for command in commands]))
 
     def _await(self) -> Any:
         if self._answer is False:
@@ -107,6 +106,17 @@ class Wire:
         return self._answer is not False
 
 
-def _question(stream: str, after: str, *, wait: bool = True) -> tuple[Argument, ...]:
+def _packed(*command: Argument) -> bytes:
+    return cast(bytes, hiredis.pack_command(cast(Any, command)))
+
+
+def _question(stream: str, after: str, *, wait: bool = True) -> bytes:
+    # All but the id is the same each time, and to put a dozen words together costs as much as a decision.
+    return b"%b$%d\r\n%b\r\n" % (_question_about(stream, wait), len(after), after.encode())
+
+
+@functools.cache
+def _question_about(stream: str, wait: bool) -> bytes:
+    """All of the question but the last word, the id."""
     blocking = ("BLOCK", BLOCK_MS) if wait else ()
-    return ("XREAD", "COUNT", BATCH_MAX, *blocking, "STREAMS", stream, after)
+    return _packed("XREAD", "COUNT", BATCH_MAX, *blocking, "STREAMS", stream, "").removesuffix(b"$0\r\n\r\n")

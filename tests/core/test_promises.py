@@ -23,6 +23,7 @@ from gpuboss.events import (
     EventRejected,
     LeaseDenied,
     LeaseGranted,
+    LeaseIdled,
     LeaseReleased,
     LeaseRenewed,
     LeaseRequested,
@@ -31,6 +32,7 @@ from gpuboss.events import (
     SchedulerElected,
     VramReclaimed,
 )
+from gpuboss.fields import PreemptAfter
 from tests.core.scenario import Log, observed, policy
 
 SIZES_MIB = (1_000, 2_000, 4_096, 8_192, 8_192, 12_288, 16_384, 24_576)
@@ -41,12 +43,14 @@ seeds = st.integers(0, 2**32)
 
 class Day(Log):
     """Requests, releases and renewals drawn from a seed, with a tick at every deadline, and nothing from outside. In a
-    `bounded` one every lease has a TTL."""
+    `bounded` one every lease has a TTL. Where it `asks_back`, leases are kept idle and used again, and are asked back
+    by the rules."""
 
-    def __init__(self, seed: int, *, bounded: bool) -> None:
+    def __init__(self, seed: int, *, bounded: bool, asks_back: bool = False) -> None:
         super().__init__()
         self.random = Random(seed)
         self.bounded = bounded
+        self.asks_back = asks_back
         self.asked: list[LeaseRequested] = []
         self.asked_at: list[tuple[int, int]] = []  # when, and as of when it counts
         draw = self.random.choice
@@ -56,6 +60,13 @@ class Day(Log):
             "backfill_order": draw(("key", "short")),
             "starve_ms": draw((100, 1_000)),
         }
+        if asks_back:
+            rules |= {
+                "preemption": draw(("idle", "lower")),
+                "preempt_after_ms": PreemptAfter(normal=draw((0, 40)), high=draw((0, 10))),
+                "min_run_ms": draw((0, 30)),
+                "grace_ms": draw((0, 20, 100)),
+            }
         self.stamp(replace(policy(draw((0, 0, 50)), low=0, normal=100, high=HIGH_MS), **rules))
         for node, devices in (("alpha", self.random.randint(1, 3)), ("beta", self.random.randint(0, 1))):
             for number in range(devices):
@@ -86,8 +97,8 @@ class Day(Log):
 
     def _drawn(self) -> Event:
         draw = self.random.choice
-        held = [lease for lease in self.state.ledger.leases.values() if lease.state == "held"]
-        kind = draw(("ask", "ask", "ask", "release", "renew", "renew"))
+        held = [lease for lease in self.state.ledger.leases.values() if lease.state != "reclaiming"]
+        kind = draw(("ask", "ask", "ask", "release", "renew", "renew", *(["idle", "idle"] if self.asks_back else [])))
         if kind == "ask" or not held:
             ttl_ms = draw((10, 50, 200, 500)) if self.bounded or draw((True, False)) else None
             request = LeaseRequested(
@@ -100,12 +111,15 @@ class Day(Log):
                 device=draw((None, None, None, None, "cuda:0")),
                 ttl_ms=ttl_ms,
                 wait_ms=draw((None, None, 400)),
+                reclaimable=self.asks_back,
             )
             self.asked.append(request)
             head_start_ms: int = getattr(self.state.policy.head_start_ms, request.priority)
             self.asked_at.append((self.now_ms, self.now_ms - head_start_ms))
             return request
         lease = draw(held)
+        if kind == "idle":
+            return LeaseIdled(lease.request.lease_id, "imajin", draw((0, 5, 50)))
         if kind == "release":
             return LeaseReleased(lease.request.lease_id, "imajin")
         return LeaseRenewed(lease.request.lease_id, "imajin", draw((10, 50, 200, 500, 5_000)))
@@ -120,10 +134,11 @@ class Day(Log):
 
 
 def end_of(lease: Lease, rules: PolicySet) -> int | None:
-    """When its memory is back, going by what it was granted; None: never by itself."""
+    """When its memory is back, going by what it was granted, and by when it was asked back; None: never by itself."""
     if lease.reclaiming_since_ms is not None:
         return lease.reclaiming_since_ms + rules.lock_delay_ms
-    return None if lease.expires_at_ms is None else lease.expires_at_ms + rules.lock_delay_ms
+    ends = [ms for ms in (lease.expires_at_ms, lease.yield_by_ms) if ms is not None]
+    return min(ends) + rules.lock_delay_ms if ends else None
 
 
 def fits(waiting: Waiting, device: Device, at_ms: int, rules: PolicySet) -> bool:
@@ -142,10 +157,10 @@ def fits(waiting: Waiting, device: Device, at_ms: int, rules: PolicySet) -> bool
 # ---------------------------------------------------------------- nobody who waits has a place
 
 
-@given(seed=seeds, bounded=st.booleans())
+@given(seed=seeds, bounded=st.booleans(), asks_back=st.booleans())
 @settings(max_examples=15)
-def test_after_a_pass_nobody_who_waits_has_an_admitted_place(seed: int, bounded: bool) -> None:
-    day = Day(seed, bounded=bounded)
+def test_after_a_pass_nobody_who_waits_has_an_admitted_place(seed: int, bounded: bool, asks_back: bool) -> None:
+    day = Day(seed, bounded=bounded, asks_back=asks_back)
     for _ in day.events(80):
         day.settle()
         state = day.state
@@ -210,12 +225,13 @@ class Passing:
                 self.in_time, self.beside = self.in_time + in_time, self.beside + (not in_time)
 
 
+@pytest.mark.parametrize("asks_back", [False, True])
 @pytest.mark.parametrize("bounded", [True, False])
-def test_who_passes_or_renews_delays_no_start_that_was_reserved(bounded: bool) -> None:
+def test_who_passes_or_renews_delays_no_start_that_was_reserved(bounded: bool, asks_back: bool) -> None:
     """Of all who have a reservation, not of the first alone: who begins there ends by then, or there is room beside."""
     in_time = beside = refused = 0
-    for seed in range(60):
-        day = Day(seed, bounded=bounded)
+    for seed in range(160 if asks_back else 60):  # what is held is kept for nobody: there is less to be passed
+        day = Day(seed, bounded=bounded, asks_back=asks_back)
         passing = Passing(day)
         for _ in day.events(60):
             passing.check()
@@ -272,11 +288,14 @@ class Watched:
             assert all(asked_ms <= mine.requested_at_ms + HIGH_MS for asked_ms in before)
 
 
+@pytest.mark.parametrize("asks_back", [False, True])
 @pytest.mark.parametrize("bounded", [True, False])
-def test_the_first_promise_is_kept_or_moved_with_a_word_for_one_that_came_before(bounded: bool) -> None:
+def test_the_first_promise_is_kept_or_moved_with_a_word_for_one_that_came_before(
+    bounded: bool, asks_back: bool
+) -> None:
     kept = moved = 0
     for seed in range(60):
-        day = Day(seed, bounded=bounded)
+        day = Day(seed, bounded=bounded, asks_back=asks_back)
         watched = Watched(day)
         for _ in day.events(60):
             watched.check()

@@ -111,3 +111,34 @@ def test_the_size_of_batches_does_not_matter(server: RealServer, view: RedisView
     assert decided(logs[1]) == decided(logs[40]) == decided(logs[INPUTS])
     assert rows[1] == rows[40] == rows[INPUTS]
     assert {kind for _, kind, _ in decided(logs[1])} >= {"LeaseGranted", "LeaseDenied", "LeaseEnded"}
+
+
+def appended(view: RedisView) -> list[str]:
+    """Append all inputs; returns their ids."""
+    return [view.append_fields(["type", kind, "data", json.dumps(data)]) for kind, data in inputs()]
+
+
+def test_what_a_new_leader_finds_is_decided_in_one_commit(server: RealServer, view: RedisView) -> None:
+    """Or who is granted a lease in one part of it may hear that before another part says that it is dead."""
+    view.client.flushall()
+    ids = appended(view)
+    with SchedulerProcess(server.url, environ={"GPUBOSS_FAILPOINT": "committed"}) as scheduler:
+        scheduler.wait()
+    assert order(view.scheduler()["cursor"]) >= order(ids[-1])
+
+
+def test_a_kill_between_the_parts_of_a_batch_changes_nothing(server: RealServer, view: RedisView) -> None:
+    whole = decided(run_in_batches(server, view, INPUTS))
+    view.client.flushall()
+    # The first commit is about the devices; then come the parts.
+    with SchedulerProcess(server.url, environ={"GPUBOSS_FAILPOINT": "committed:3"}) as scheduler:
+        scheduler.wait_leading()
+        scheduler.signal(signal.SIGSTOP)
+        ids = appended(view)
+        scheduler.signal(signal.SIGCONT)
+        scheduler.wait()
+    assert order(ids[0]) < order(view.scheduler()["cursor"]) < order(ids[-1])
+    with SchedulerProcess(server.url) as scheduler:
+        await_decided(view, ids[-1])
+        assert scheduler.terminate() == 0
+    assert decided(view.entries()) == whole

@@ -19,4 +19,5 @@ FOUND: dict[int, str] = {
     419: "the server's clock was put back and its log lost: what was reasserted ended by the clock that was lost",
     507: "the same",
     639: "a leader that stood still wrote what it had decided into an emptied log, which nobody would lead then",
+    10023: "a tick that the lost part of the log had decided was decided again behind the loss, and granted at once",
 }

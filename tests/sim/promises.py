@@ -74,7 +74,10 @@ class Promises:
         """What stands in the log without a gap before it is known to whoever reads it, after a loss too."""
         epoch, seq = self._chain
         said = data.get("epoch", 0), data.get("seq", 0)
-        if said[1] != seq + 1 or (said[0] <= epoch if kind == "SchedulerElected" else said[0] != epoch):
+        if kind == "SchedulerElected":
+            if said[0] <= epoch or not _goes_on(data, seq):
+                return
+        elif said != (epoch, seq + 1):
             return
         self._chain = said
         if kind in ("LeaseEnded", "LeaseGranted") and data["lease_id"] in self._over:
@@ -85,7 +88,7 @@ class Promises:
     def _is_next(self, kind: str, data: dict[str, Any]) -> bool:
         epoch, seq = data.get("epoch", 0), data.get("seq", 0)
         if kind == "SchedulerElected":
-            return bool(epoch > self.epoch and (seq == self.seq + 1 or self._has_gap))
+            return bool(epoch > self.epoch and (_goes_on(data, self.seq) or self._has_gap))
         if self._has_gap:
             return bool(epoch >= self.epoch)
         return bool(epoch == self.epoch and seq == self.seq + 1)
@@ -156,3 +159,10 @@ class Promises:
         lease_id = self._reasserted.pop(data["event_id"], None)
         if lease_id is not None:
             self._charges.pop(lease_id, None)
+
+
+def _goes_on(elected: dict[str, Any], seq: int) -> bool:
+    """Whether an election follows the scheduler's entry of that number. After a loss what was found and led to nothing
+    yet goes, and the numbers of these are given once more."""
+    said: int = elected.get("seq", 0)
+    return 0 < said <= seq + 1 if elected.get("lost") is not None else said == seq + 1

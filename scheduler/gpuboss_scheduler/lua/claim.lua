@@ -3,13 +3,13 @@
 --
 -- All that it found stands in the log as soon as anybody can see who leads. Where entries of the log were lost, whoever
 -- asked since must be decided after SchedulerElected, which says so: what is not decided yet moves behind it, under
--- new ids, and a snapshot of what is no more there goes.
+-- new ids; what a scheduler found goes, and so does a snapshot of what is no more there.
 -- KEYS  scheduler events snapshot
 -- ARGV  epoch seen, alive_until_ms seen, seq seen, new epoch, seq of the last fact, lease of leadership in ms, the
 --       cursor, what was lost: '' (nothing), 'log' or 'snapshot' (it stands for more than is there), the last entry that
 --       was read, or '', how many fields and values an entry has at most that moves; then, each with their number
 --       first: types and data of facts, the first SchedulerElected; fields and values of what the hash shows; then
---       entries to move, each as: id, how many fields and values it has, these
+--       entries to move, each as: id, how many fields and values it has, these; with none it only goes
 -- Returns OK, the ids of the first and the last fact; or LOST.
 local seen = redis.call('HMGET', KEYS[1], 'epoch', 'alive_until_ms', 'seq')
 if (seen[1] or '') ~= ARGV[1] or (seen[2] or '') ~= ARGV[2] or (seen[3] or '') ~= ARGV[3] then return {'LOST'} end
@@ -38,7 +38,7 @@ for _ = 1, shown do
 end
 while at < #ARGV do
   local from, to = at + 2, at + 1 + ARGV[at + 1]
-  redis.call('XADD', KEYS[2], '*', unpack(ARGV, from, to))
+  if from <= to then redis.call('XADD', KEYS[2], '*', unpack(ARGV, from, to)) end
   redis.call('XDEL', KEYS[2], ARGV[at])
   at = to + 1
 end

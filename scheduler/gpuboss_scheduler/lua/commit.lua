@@ -5,16 +5,16 @@
 --
 -- KEYS  scheduler events leases queue devices sessions  then the reply streams that are written to
 -- ARGV  epoch, expected cursor, new cursor, new seq, ms and number of the entry that the decisions are to stand right
---       behind (or '', where only an id of now will do), reply cap, reply life ms; then groups, each as: what, how
---       many arguments follow, these. What is
+--       behind, and the id of the last of them then ('', '', '' where only an id of now will do), reply cap, reply
+--       life ms; then groups, each as: what, how many arguments follow, these. What is
 --         log     a type, then the data of decisions of this type
 --         reply   number of a stream among the reply streams (negative: and let it live on), a type, then data
 --         grant   leases to write (id, row)       lease   to rewrite if still there (id, row)   ended   to take out
 --         wait    requests to write (id, row)     served  to take out
 --         device  devices to write (name, row)    lost    to take out
 --         session session ttl ms, then members that live for one TTL if they are not known
--- Returns OK, the ids of the first and the last decision or '', then the leases whose row somebody deleted; or FENCED,
--- or STALE.
+-- Returns OK, the ids of the first and the last decision or '', all entries that have the ids now which the decisions
+-- were to have, if others wrote meanwhile, then the leases whose row somebody deleted; or FENCED, or STALE.
 local call, pcall, KEYS, ARGV = redis.call, redis.pcall, KEYS, ARGV
 local events, leases = KEYS[2], KEYS[3]
 local reign = call('HMGET', KEYS[1], 'epoch', 'cursor')
@@ -39,9 +39,9 @@ local function write(command, key, from, to)
   end
 end
 
-local first, id, missing = '', '', {}
+local first, id, instead, missing = '', '', {}, {}
 local ms, number = ARGV[5] .. '-', tonumber(ARGV[6])
-local at, size = 9, #ARGV
+local at, size = 10, #ARGV
 while at < size do
   local what, from, to = ARGV[at], at + 2, at + 1 + ARGV[at + 1]
   if what == 'log' then
@@ -59,13 +59,13 @@ while at < size do
     local stream, kind = tonumber(ARGV[from]), ARGV[from + 1]
     local key = KEYS[6 + math.abs(stream)]
     for each = from + 2, to do
-      local answer = pcall('XADD', key, 'MAXLEN', '~', ARGV[7], '*', 'type', kind, 'data', ARGV[each])
+      local answer = pcall('XADD', key, 'MAXLEN', '~', ARGV[8], '*', 'type', kind, 'data', ARGV[each])
       if type(answer) == 'table' then
         mend(answer, key)
         call('XADD', key, '*', 'type', kind, 'data', ARGV[each])
       end
     end
-    if stream < 0 then call('PEXPIRE', key, ARGV[8]) end
+    if stream < 0 then call('PEXPIRE', key, ARGV[9]) end
   elseif what == 'grant' then
     write('HSET', leases, from, to)
   elseif what == 'device' then
@@ -102,5 +102,6 @@ while at < size do
   end
   at = to + 1
 end
+if ARGV[7] ~= '' and not number then instead = call('XRANGE', events, '(' .. ms .. ARGV[6], ARGV[7]) end
 call('HSET', KEYS[1], 'cursor', ARGV[3], 'seq', ARGV[4])
-return {'OK', first, id, unpack(missing)}
+return {'OK', first, id, instead, unpack(missing)}
