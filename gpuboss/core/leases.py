@@ -194,9 +194,10 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
     if waiting is None:
         state.arrivals += 1
         request, arrival = _request_behind(event), state.arrivals
+        priority = request.priority
         state.join_session(request)
     else:
-        request, arrival = waiting.request, waiting.arrival
+        request, arrival, priority = waiting.request, waiting.arrival, waiting.shape.priority
     granted = LeaseGranted(
         cause=turn.cause,
         session=request.session,
@@ -211,6 +212,7 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
         expires_at_ms=event.expires_at_ms,
         waited_ms=0,
         fence=event.fence,
+        priority=None if priority == request.priority else priority,
     )
     held: lifecycle.State = "idle" if event.state == "idle" else "held"
     began_ms = min(event.granted_at_ms, state.now_ms)

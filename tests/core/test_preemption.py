@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gpuboss.core.policy import RANK
 from gpuboss.core.timers import TimerKind
 from gpuboss.events import ClockTicked, LeaseGranted, LeaseReleased, YieldRequested
-from gpuboss.fields import PreemptAfter
+from gpuboss.fields import PreemptAfter, ServiceRules
 from tests.core.scenario import START_MS, Scenario, device_lost, idled, jumped, padded, policy, resumed
 
 RULES: dict[str, Any] = {
@@ -80,7 +80,7 @@ def test_only_a_tick_gives_the_right():
 
 
 def test_nothing_is_written_where_time_alone_changes_nothing():
-    given = lower(24_576)
+    given = lower(24_576, services={"imajin": ServiceRules(guarantee_mib=20_000)})
     given.request("held", 20_000, priority="low", preemptible=False)
     given.request("b", 8_192, priority="high")
     given.tick(after_ms=500)
@@ -163,7 +163,7 @@ def test_the_lowest_class_first_in_it_the_idle_then_the_youngest_and_no_more_tha
 
 
 def test_what_is_protected_is_not_asked_back():
-    given = lower(24_576)
+    given = lower(24_576, services={"imajin": ServiceRules(guarantee_mib=8_192)})
     given.request("safe", 8_192, priority="low", preemptible=False)
     given.request("held", 8_192, priority="normal")
     given.request("b", 12_000, priority="high")
