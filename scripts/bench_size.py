@@ -220,7 +220,7 @@ def rules(farm: Farm, rounds: int) -> list[Kind]:
     state = farm.state
     while len(gang.took_us) < rounds:
         request = farm.request()
-        waiting = Waiting(0, 0, request, shape_of(request), 0, None, 0)
+        waiting = Waiting(0, 0, request, shape_of(request, request.priority, {}), 0, None, 0)
         began = time.thread_time_ns()
         granting.place_now(state, waiting.shape)
         placed = time.thread_time_ns()

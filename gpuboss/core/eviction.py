@@ -18,6 +18,7 @@ from typing import NamedTuple
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.outlook import end_ms
 from gpuboss.core.policy import RANK, preempts_after_ms
+from gpuboss.core.quotas import protects
 from gpuboss.core.reservations import Reservation
 from gpuboss.core.state import State
 from gpuboss.core.waitlist import Waiting
@@ -50,11 +51,6 @@ def worth(lease: Lease) -> int:
     return lease.floor + ((lease.uses * lease.reload_ms) << WORTH_SHIFT) // lease.request.vram_mib
 
 
-def is_protected(lease: Lease) -> bool:
-    """Whether a held lease may not be asked back for a higher class."""
-    return not lease.request.preemptible
-
-
 def find(state: State, waiting: Waiting) -> Prey | None:
     """What to ask back for a request that has no place; None if nothing would help, or nothing has to be asked."""
     if state.policy.preemption == "off":
@@ -63,7 +59,7 @@ def find(state: State, waiting: Waiting) -> Prey | None:
         found = _Hunt(state, waiting, _may_be_idle, _by_worth).cheapest(_near_idle(state, waiting))
         if found is not None:
             return found if found.leases else None
-    after_ms = preempts_after_ms(state.policy, waiting.request.priority)
+    after_ms = preempts_after_ms(state.policy, waiting.shape.priority)
     if after_ms is None or state.ticked_ms < waiting.since_ms + after_ms:
         return None
     found = _Hunt(state, waiting, _may_be_held, _by_class).cheapest(state.candidates(waiting.shape))
@@ -73,14 +69,14 @@ def find(state: State, waiting: Waiting) -> Prey | None:
 def next_chance_ms(state: State, waiting: Waiting) -> int | None:
     """When a request that has no place may have held leases asked back that it may not now; None if time alone changes
     nothing."""
-    after_ms = preempts_after_ms(state.policy, waiting.request.priority)
+    after_ms = preempts_after_ms(state.policy, waiting.shape.priority)
     if after_ms is None:
         return None
     chances_ms = [
         max(_ran_ms(state, lease), waiting.since_ms + after_ms)
         for device in state.candidates(waiting.shape)
         for lease in device.leases.values()
-        if lease.state == "held" and _is_prey_of_class(lease, waiting)
+        if lease.state == "held" and _is_prey_of_class(state, lease, waiting)
     ]
     return min((ms for ms in chances_ms if ms > state.ticked_ms), default=None)
 
@@ -115,13 +111,13 @@ def _near_loose(state: State) -> dict[Device, None]:
 
 
 def _may_be_idle(state: State, lease: Lease, waiting: Waiting) -> bool:
-    return lease.state == "idle" and RANK[lease.request.priority] <= RANK[waiting.request.priority]
+    return lease.state == "idle" and RANK[lease.priority] <= RANK[waiting.shape.priority]
 
 
 def _may_be_held(state: State, lease: Lease, waiting: Waiting) -> bool:
     if lease.state != "held":
         return _may_be_idle(state, lease, waiting)
-    return _is_prey_of_class(lease, waiting) and _ran_ms(state, lease) <= state.ticked_ms
+    return _is_prey_of_class(state, lease, waiting) and _ran_ms(state, lease) <= state.ticked_ms
 
 
 def _ran_ms(state: State, lease: Lease) -> int:
@@ -129,8 +125,8 @@ def _ran_ms(state: State, lease: Lease) -> int:
     return lease.since_ms + max(1, state.policy.min_run_ms)
 
 
-def _is_prey_of_class(lease: Lease, waiting: Waiting) -> bool:
-    return RANK[lease.request.priority] < RANK[waiting.request.priority] and not is_protected(lease)
+def _is_prey_of_class(state: State, lease: Lease, waiting: Waiting) -> bool:
+    return RANK[lease.priority] < RANK[waiting.shape.priority] and not protects(state, lease)
 
 
 def _by_worth(lease: Lease) -> tuple[int, ...]:
@@ -138,7 +134,7 @@ def _by_worth(lease: Lease) -> tuple[int, ...]:
 
 
 def _by_class(lease: Lease) -> tuple[int, ...]:
-    return (RANK[lease.request.priority], lease.state != "idle", -lease.granted.fence)
+    return (RANK[lease.priority], lease.state != "idle", -lease.granted.fence)
 
 
 class _Hunt:
@@ -195,7 +191,7 @@ class _Hunt:
             return None
         reservation = self._state.reservations.by_device.get(device)
         if reservation is not None:
-            if reservation.start_ms is None or shape.exclusive or reservation.waiting.shape.exclusive:
+            if reservation.start_ms is None or shape.exclusive:
                 return None
             room_mib = min(room_mib, reservation.extra_mib[reservation.devices.index(device)])
         gap_mib = shape.vram_mib - room_mib
@@ -244,7 +240,7 @@ class _Hunt:
             all_mib += vram_mib
             if lease.state == "idle":
                 idle += worth(lease)
-            elif lease.request.priority == "normal":
+            elif lease.priority == "normal":
                 normal_mib += vram_mib
             else:
                 low_mib += vram_mib

@@ -24,11 +24,12 @@ class Wish(NamedTuple):
     exclusive: bool
     device: str | None
     node: str | None
+    service: str | None
 
 
 def wish_of(shape: Shape) -> Wish:
     """The wish of a shape."""
-    return Wish(shape.gpus, shape.exclusive, shape.device, shape.node)
+    return Wish(shape.gpus, shape.exclusive, shape.device, shape.node, shape.service)
 
 
 class Fronts:
@@ -40,6 +41,7 @@ class Fronts:
         self._numbers: dict[Wish, int] = {}
         self._free_numbers: list[int] = []
         self._pinned: dict[tuple[str | None, str | None], dict[Wish, None]] = {}
+        self.limited: dict[Wish, None] = {}  # those of services that have a limit
         self._stale = 0  # how many stand in crowds who are their shape's first no more
 
     def follow(self, was: Waiting | None, now: Waiting | None) -> None:
@@ -76,7 +78,7 @@ class Fronts:
         return iter(self._numbers)
 
     def wishes_of(self, observed: DeviceObserved) -> Iterator[Wish]:
-        """What those who may be on a device wish for."""
+        """What those who may be on a device wish for, and whose service has no limit."""
         for device in (None, observed.device, observed.uuid):
             for node in (None, observed.node):
                 yield from self._pinned.get((device, node), ())
@@ -90,12 +92,18 @@ class Fronts:
         if number is None:
             number = self._numbers[wish] = self._free_numbers.pop() if self._free_numbers else len(self._numbers)
             assert number < WISH
-            self._pinned.setdefault((wish.device, wish.node), {})[wish] = None
+            if wish.service is None:
+                self._pinned.setdefault((wish.device, wish.node), {})[wish] = None
+            else:
+                self.limited[wish] = None
         return number
 
     def _forget(self, wish: Wish) -> None:
         self._free_numbers.append(self._numbers.pop(wish))
         del self.least_mib[wish]
+        if wish.service is not None:
+            del self.limited[wish]
+            return
         pinned = self._pinned[wish.device, wish.node]
         del pinned[wish]
         if not pinned:

@@ -13,6 +13,7 @@ from gpuboss.core.addresses import reply_address
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.openings import Openings
 from gpuboss.core.placement import has_room, place
+from gpuboss.core.quotas import left_mib, may_begin, park
 from gpuboss.core.reservations import ClosedTo, Reservation, Reservations, drain, reserve
 from gpuboss.core.rooms import NONE_CLOSED
 from gpuboss.core.state import State, Turn
@@ -20,6 +21,7 @@ from gpuboss.core.timers import TimerKind
 from gpuboss.core.tournament import Search
 from gpuboss.core.waitlist import Shape, Waiting
 from gpuboss.events import LeaseGranted, LeaseRequested, PromiseMoved
+from gpuboss.fields import Priority
 
 Passing = tuple[int, Waiting, list[Device]]  # how long it will live; who it is, and where it would go
 
@@ -31,9 +33,8 @@ def grant_pass(turn: Turn) -> None:
     if not state.waitlist.by_id and not before.first:
         state.ledger.changes.forget_freed()
         return  # as after most releases: nobody waits, and nothing was kept for anybody
+    park(state)
     if state.recovering_since_ms is not None:
-        state.reservations = Reservations()
-    elif not state.waitlist.by_id:
         state.reservations = Reservations()
         state.ledger.changes.forget_freed()
     else:
@@ -46,14 +47,17 @@ def grant_pass(turn: Turn) -> None:
 
 
 def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape) -> bool:
-    """Grant a new request that finds nobody waiting, if it has a place: what the pass would do, without the queue."""
+    """Grant a new request that finds nobody waiting, if it has a place and is within its service's limit: what the
+    pass would do, without the queue."""
     state = turn.state
     if state.waitlist.by_id or state.recovering_since_ms is not None:
+        return False
+    if shape.service is not None and shape.size_mib > left_mib(state, shape.service):
         return False
     devices = place(shape, state.rooms.best(shape, NONE_CLOSED))
     if devices is None:
         return False
-    _open_lease(turn, request, state.arrivals, state.now_ms, devices)
+    _open_lease(turn, request, shape.priority, state.arrivals, state.now_ms, devices)
     return True
 
 
@@ -67,7 +71,7 @@ def look_at(turn: Turn, waiting: Waiting) -> None:
         turn.look = True
         turn.newcomer = waiting
         return
-    devices = place_now(state, waiting.shape)
+    devices = _place_of(state, waiting)
     if devices is not None:
         _grant(turn, waiting, devices)
         turn.look = state.policy.preemption == "lower"  # it is another that may be asked back, in time
@@ -86,8 +90,8 @@ def place_now(state: State, shape: Shape) -> list[Device] | None:
 
 def _known(state: State, before: Reservations) -> list[Waiting]:
     """For whom something is kept, if they are all still there and nobody was granted anything since: then nobody else
-    comes before the last of them."""
-    return before.first if before.is_whole and not state.planned else []
+    comes before the last of them. Not where services have limits: within those others may be now."""
+    return before.first if before.is_whole and not state.planned and not state.limits else []
 
 
 class _Walk:
@@ -134,7 +138,7 @@ class _Walk:
             if self._serve_planned(waiting):
                 continue
             if waiting.shape not in self._failed:
-                devices = place_now(state, waiting.shape)
+                devices = _place_of(state, waiting)
                 if self._serve(waiting, devices):
                     following, search = iter(()), Search(state.fronts.tree)  # another of its shape may be the next
                 else:
@@ -153,7 +157,7 @@ class _Walk:
             if self._serve_planned(waiting):
                 continue
             if not waiting.gone and waiting.shape not in self._failed:
-                if self._serve(waiting, place_now(state, waiting.shape)):
+                if self._serve(waiting, _place_of(state, waiting)):
                     self._openings.granted()
                 else:
                     self._failed[waiting.shape] = None
@@ -168,6 +172,10 @@ class _Walk:
         if before is not None and waiting > before:
             return False
         self._planned.pop()
+        if not may_begin(state, waiting):  # its service holds more than when leases were asked back for it
+            plans.dissolve(self._turn, waiting)
+            self._is_stale = True
+            return True
         lifted, able = plans.Lifted(state, waiting), state.candidates(waiting.shape)
         roomy = [device for device in able if has_room(waiting.shape, device)]
         own = [device for device in roomy if lifted.is_own(device)]
@@ -195,13 +203,23 @@ class _Walk:
             self._is_stale = self._shortest is not None or state.policy.preemption == "lower"
             return True
         passing = (waiting.life_ms, waiting, devices)
-        self._shortest = passing if self._shortest is None else min(self._shortest, passing)
+        # Who is looked at twice keeps the place that was found first: what was reserved since is for those behind it.
+        if self._shortest is None or passing[:2] < self._shortest[:2]:
+            self._shortest = passing
         return False
 
 
+def _place_of(state: State, waiting: Waiting) -> list[Device] | None:
+    """The place of one who waits, if it may begin."""
+    return place_now(state, waiting.shape) if may_begin(state, waiting) else None
+
+
 def _ask_back_for(turn: Turn, waiting: Waiting) -> bool:
-    """Have leases asked back that make room for who has no place. False where that is not possible, or not yet."""
+    """Have leases asked back that make room for who has no place. False where that is not possible, or not yet, or
+    where it could not begin with that room either."""
     state = turn.state
+    if not may_begin(state, waiting):
+        return False
     prey = eviction.find(state, waiting)
     if prey is not None:
         for lease in prey.leases:
@@ -219,7 +237,7 @@ def _ask_back_for(turn: Turn, waiting: Waiting) -> bool:
 def _keep_for(state: State, waiting: Waiting, before: Reservations) -> None:
     """Somebody has no place: reserve one for it, or, where no time for that is known, see to it that it comes up."""
     policy, kept = state.policy, state.reservations
-    if len(kept.first) >= policy.reservations:
+    if len(kept.first) >= policy.reservations or not may_begin(state, waiting):
         return
     kept.first.append(waiting)
     mine = before.of(waiting)
@@ -280,10 +298,12 @@ def _grant(turn: Turn, waiting: Waiting, devices: list[Device]) -> None:
     state.reservations.use(waiting.shape, devices, state.now_ms, state.policy)
     plans.dissolve(turn, waiting)
     state.waitlist.remove(waiting)
-    _open_lease(turn, waiting.request, waiting.arrival, waiting.requested_at_ms, devices)
+    _open_lease(turn, waiting.request, waiting.shape.priority, waiting.arrival, waiting.requested_at_ms, devices)
 
 
-def _open_lease(turn: Turn, request: LeaseRequested, arrival: int, requested_at_ms: int, devices: list[Device]) -> None:
+def _open_lease(
+    turn: Turn, request: LeaseRequested, priority: Priority, arrival: int, requested_at_ms: int, devices: list[Device]
+) -> None:
     state = turn.state
     now_ms = state.now_ms
     expires_at_ms = None if request.ttl_ms is None else now_ms + request.ttl_ms
@@ -308,8 +328,10 @@ def _open_lease(turn: Turn, request: LeaseRequested, arrival: int, requested_at_
         expires_at_ms=expires_at_ms,
         waited_ms=now_ms - requested_at_ms,
         fence=state.fence,
+        priority=None if priority == request.priority else priority,
     )
     state.ledger.open(Lease(request, arrival, granted, devices, "held", expires_at_ms, now_ms, since_ms=now_ms))
+    assert request.service not in state.limits or left_mib(state, request.service) >= 0, request
     if expires_at_ms is not None:
         state.timers.set(expires_at_ms, TimerKind.LEASE_EXPIRY, request.lease_id)
     turn.lease_ids.append(request.lease_id)

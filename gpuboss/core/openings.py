@@ -1,7 +1,7 @@
 """Where there may be room that there was not when the last grant pass ended, and who of those who wait could use it.
 
 After a pass nobody who waits has a place. So in the next only those can have one who could be on a device on which
-something became free, or that is reserved less strictly than it was.
+something became free, or that is reserved less strictly than it was; and those whose service has a limit.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Openings:
                 is_small = self._evicts or fronts.least_mib[wish] <= rooms.common_mib(wish, device)
                 if wish not in wishes and is_small:
                     wishes[wish] = None
-        for number, wish in enumerate(wishes):
+        # Those of a service with a limit may begin, wherever there is room, once it holds less, or less is kept for it.
+        for number, wish in enumerate([*wishes, *fronts.limited]):
             self._go_on(_Searching(wish, number))
 
     def next(self) -> Waiting | None:
@@ -87,7 +88,10 @@ class Openings:
     def _lendable(self, wish: Wish) -> list[Lendable]:
         """What of the devices could be lent to somebody with a wish: of several devices, what each of them has."""
         named = self._state.rooms.named(wish)
-        if len(named) < len(self._devices):
+        if wish.service is not None:
+            least_mib = self._state.fronts.least_mib.get(wish, 0)  # nobody may have it any more
+            devices = [device for device in named if self._evicts or device.free_mib >= least_mib]
+        elif len(named) < len(self._devices):
             devices = [device for device in named if device in self._devices]
         else:
             devices = [device for device in self._devices if matches(wish, device)]

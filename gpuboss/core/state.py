@@ -13,7 +13,7 @@ from gpuboss.core.history import Memory, Past
 from gpuboss.core.inputs import NO_INPUTS, chained
 from gpuboss.core.ledger import Device, Ledger
 from gpuboss.core.outlook import Outlook
-from gpuboss.core.policy import DEFAULT_POLICY
+from gpuboss.core.policy import DEFAULT_POLICY, limits_of
 from gpuboss.core.reservations import Reservations
 from gpuboss.core.rooms import Rooms
 from gpuboss.core.timers import Timer, TimerKind, Timers
@@ -36,6 +36,7 @@ class State:
         self.core = 0  # the version of the rules by which the reign decides
         self.incarnation = ""
         self.policy: PolicySet = DEFAULT_POLICY
+        self.limits: dict[str, int] = {}  # in MiB, of the services to which the policy gives one
         self.policy_recorded = False  # before the first PolicySet the defaults hold
         self.fence = 0
         self.recovering_since_ms: int | None = None  # when it was seen that entries of the log are gone
@@ -87,6 +88,34 @@ class State:
             self._largest_mib.clear()
             self._candidates_version = self.ledger.version
 
+    def set_policy(self, policy: PolicySet) -> None:
+        """Other rules. What is kept for whom the next pass says; here who waits is sorted by who has a limit now."""
+        before, self.limits = self.limits, limits_of(policy)
+        self.policy = policy
+        self.ledger.holdings.touch([*before, *self.limits])
+        if before.keys() == self.limits.keys():
+            return
+        waiting_before, self.fronts = list(self.waitlist.by_id.values()), Fronts()
+        self.waitlist = Waitlist(self.fronts.follow)
+        for waiting in waiting_before:
+            waiting.is_first = waiting.is_found = False
+            service = waiting.request.service
+            waiting.shape = waiting.shape._replace(service=service if service in self.limits else None)
+            self.enqueue(waiting)
+            if waiting.plan is not None:
+                self.waitlist.leave(waiting)
+
+    def enqueue(self, waiting: Waiting) -> bool:
+        """Queue a request, and set its deadlines. True if a place for it must be looked for."""
+        lease_id = waiting.request.lease_id
+        if waiting.wait_until_ms is not None:
+            self.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
+        if waiting.preempts_at_ms is not None:
+            self.timers.set(waiting.preempts_at_ms, TimerKind.PREEMPTION, lease_id)
+        if waiting.shape.service is not None and not waiting.starves:
+            self.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, lease_id)
+        return self.waitlist.add(waiting)
+
     def join_session(self, request: LeaseRequested) -> None:
         """Note that a session's life now decides over this lease_id."""
         if request.session is not None:
@@ -128,10 +157,10 @@ class State:
             waiting = self.waitlist.by_id.get(timer.lease_id)
             return waiting is not None and waiting.wait_until_ms == timer.deadline_ms
         if timer.kind is TimerKind.STARVATION:
-            waiting = self.reservations.unpromised
-            if waiting is None or waiting.starves or waiting.request.lease_id != timer.lease_id:
+            waiting = self.waitlist.by_id.get(timer.lease_id)
+            if waiting is None or waiting.starves or waiting.starves_at_ms != timer.deadline_ms:
                 return False
-            return waiting.starves_at_ms == timer.deadline_ms
+            return waiting is self.reservations.unpromised or waiting.shape.service is not None
         if timer.kind is TimerKind.PREEMPTION:
             waiting = self.waitlist.by_id.get(timer.lease_id)
             return waiting is not None and waiting.preempts_at_ms == timer.deadline_ms

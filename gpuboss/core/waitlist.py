@@ -1,20 +1,21 @@
 """The requests that wait: a heap for each shape, so that nothing ever walks the queue.
 
-Requests of one shape (size, device, node, number, exclusiveness, life, class) fit in the same places at the same time,
-and may have the same leases asked back; if the first of them fits nowhere, none of them does. So of each shape only the
-first is looked for, in `Fronts`. Those for whom leases were asked back already stand apart: room is held for each of
-them.
+Requests of one shape (size, device, node, number, exclusiveness, life, class, and the service if it has a limit) fit in
+the same places at the same time, and may have the same leases asked back; if the first of them fits nowhere, none of
+them does. So of each shape only the first is looked for, in `Fronts`. Those for whom leases were asked back already
+stand apart: room is held for each of them.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
+from gpuboss.core.parking import Parking
 from gpuboss.events import LeaseRequested
 from gpuboss.fields import MS_MAX, Priority
 
@@ -35,14 +36,21 @@ class Shape(NamedTuple):
     device: str | None
     node: str | None
     ttl_ms: int | None
-    priority: Priority
+    priority: Priority  # what it counts as: less than it claims where its service may not claim that
+    service: str | None  # whose limit it counts against; None: its service has none
+
+    @property
+    def size_mib(self) -> int:
+        """What it takes of all devices together."""
+        return self.vram_mib * self.gpus
 
 
-def shape_of(request: LeaseRequested) -> Shape:
-    """The shape of a request."""
+def shape_of(request: LeaseRequested, priority: Priority, limits: Mapping[str, int]) -> Shape:
+    """The shape of a request that counts as `priority`. `limits`: of the services that have one, in MiB."""
     # A plain tuple made into a Shape: half the price of calling the class, for something that every request needs.
+    service = request.service if request.service in limits else None
     size = (request.vram_mib, request.gpus, request.exclusive)
-    return tuple.__new__(Shape, (*size, request.device, request.node, request.ttl_ms, request.priority))
+    return tuple.__new__(Shape, (*size, request.device, request.node, request.ttl_ms, priority, service))
 
 
 class Waiting(Struct, order=True, gc=False):
@@ -59,7 +67,7 @@ class Waiting(Struct, order=True, gc=False):
     since_ms: int = 0  # when it was submitted; a jump of the clock moves that
     preempts_at_ms: int | None = None  # when it has to be looked at again, because it may have more asked back then
     plan: Plan | None = None  # what was asked back for it
-    starves: bool = False  # it waited so long that devices may be drained for it
+    starves: bool = False  # it waited so long that devices may be drained for it, and its service's limit kept
     gone: bool = False
     is_first: bool = False  # of its shape
     is_found: bool = False  # it stands in `Fronts`
@@ -93,7 +101,8 @@ class _Names:
 
 
 class Waitlist:
-    """All waiting requests, by id and by shape. Removal is lazy: a heap drops the gone when they come up."""
+    """All waiting requests, by id and by shape. Removal is lazy: a heap drops the gone when they come up. Shapes that
+    are parked have no first, as if nobody waited for them."""
 
     def __init__(self, follow: Follow) -> None:
         """`follow` is told whenever somebody else is the first of a shape."""
@@ -101,6 +110,7 @@ class Waitlist:
         self._follow = follow
         self._of_service: dict[str, int] = {}  # how many wait, of those of whom anybody does
         self._heaps: dict[Shape, Waiting | list[Waiting]] = {}  # most shapes have one who waits for it, and no heap
+        self.parking = Parking()
         self._gone = 0  # how many in the heaps are
         self._names = _Names()
 
@@ -110,21 +120,25 @@ class Waitlist:
         self.by_id[waiting.request.lease_id] = waiting
         service = waiting.request.service
         self._of_service[service] = self._of_service.get(service, 0) + 1
+        if waiting.starves:
+            self.parking.note_starving(waiting)
         return self.enter(waiting)
 
     def enter(self, waiting: Waiting) -> bool:
-        """Let a request stand among those of its shape. True if it is the first of them."""
-        heap = self._heaps.get(waiting.shape)
+        """Let a request stand among those of its shape. True if it is the first of them, and they are not parked."""
+        shape = waiting.shape
+        heap = self._heaps.get(shape)
         if heap is None:
-            self._heaps[waiting.shape] = waiting
-            self._follow(None, waiting)
-            return True
+            self._heaps[shape] = waiting
+            self.parking.enter(shape)
+            self._follow_unparked(shape, None, waiting)
+            return waiting.is_first
         if not isinstance(heap, list):
-            heap = self._heaps[waiting.shape] = [heap]
+            heap = self._heaps[shape] = [heap]
         was = heap[0]
         heapq.heappush(heap, waiting)
         if heap[0] is waiting:
-            self._follow(was, waiting)
+            self._follow_unparked(shape, was, waiting)
         return waiting.is_first
 
     def remove(self, waiting: Waiting) -> None:
@@ -156,14 +170,25 @@ class Waitlist:
             heapq.heapify(heap)
         self._lead(waiting, heap)
 
+    def park(self, service: str, left_mib: int) -> None:
+        """A service may hold so much more now: what of it is larger has no first, and what is not has one."""
+        for shape in self.parking.move(service, left_mib):
+            heap = self._heaps[shape]
+            first = heap[0] if isinstance(heap, list) else heap
+            if self.parking.holds(shape):
+                self._follow(first, None)
+            else:
+                self._follow(None, first)
+
     def count_of(self, service: str) -> int:
         """How many requests of a service wait."""
         return self._of_service.get(service, 0)
 
     def first(self, shape: Shape) -> Waiting | None:
-        """The first waiting request of a shape."""
+        """The first waiting request of a shape; None while it is parked."""
         heap = self._heaps.get(shape)
-        return heap[0] if isinstance(heap, list) else heap
+        first = heap[0] if isinstance(heap, list) else heap
+        return None if self.parking.holds(shape) else first
 
     def shapes(self) -> Iterator[Shape]:
         """The shapes that somebody waits for."""
@@ -186,5 +211,10 @@ class Waitlist:
         first = heap[0] if isinstance(heap, list) and heap else None
         if first is None:
             del self._heaps[was.shape]
+            self.parking.leave(was.shape)
         if was.is_first:
             self._follow(was, first)
+
+    def _follow_unparked(self, shape: Shape, was: Waiting | None, now: Waiting) -> None:
+        if not self.parking.holds(shape):
+            self._follow(was, now)

@@ -29,7 +29,7 @@ def someone(draw: random.Random, number: int) -> Waiting:
         exclusive=draw.random() < 0.2,
         ttl_ms=draw.choice(LIVES_MS) if draw.random() < 0.7 else draw.randint(1, 5_000),
     )
-    return Waiting(draw.randrange(50), number, request, shape_of(request), 0, None, 0)
+    return Waiting(draw.randrange(50), number, request, shape_of(request, request.priority, {}), 0, None, 0)
 
 
 def found_by(search: Search) -> list[Waiting]:
@@ -78,11 +78,11 @@ def test_a_search_looks_down_only_where_somebody_may_be_lent_to(monkeypatch: pyt
         request = LeaseRequested(
             f"lease-{number:06}", "imajin", draw.randint(1_000, 80_000), ttl_ms=draw.randint(10**6, 10**8)
         )
-        waitlist.add(Waiting(number, number, request, shape_of(request), 0, None, 0))
+        waitlist.add(Waiting(number, number, request, shape_of(request, request.priority, {}), 0, None, 0))
     small = LeaseRequested("lease-small", "imajin", 900, ttl_ms=10**7)
     short = LeaseRequested("lease-short", "imajin", 70_000, ttl_ms=10**5)
     for number, request in enumerate((small, short), start=10_000):
-        waitlist.add(Waiting(number, number, request, shape_of(request), 0, None, 0))
+        waitlist.add(Waiting(number, number, request, shape_of(request, request.priority, {}), 0, None, 0))
     looked: list[int] = []
     below = Tournament.below
 
@@ -91,7 +91,7 @@ def test_a_search_looks_down_only_where_somebody_may_be_lent_to(monkeypatch: pyt
         return below(tree, at, digits)
 
     monkeypatch.setattr(Tournament, "below", counted)
-    root = fronts.root(wish_of(shape_of(small)))
+    root = fronts.root(wish_of(shape_of(small, small.priority, {})))
     assert found_by(Search(fronts.tree, root, [(950, NEVER_MS)])) == [waitlist.by_id["lease-small"]]
     assert found_by(Search(fronts.tree, root, [(80_000, 200_000)])) == [waitlist.by_id["lease-short"]]
     assert found_by(Search(fronts.tree, root, [(899, NEVER_MS), (80_000, 99_999)])) == []
