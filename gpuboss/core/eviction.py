@@ -190,7 +190,7 @@ class _Hunt:
             return None
         reservation = self._state.reservations.by_device.get(device)
         if reservation is not None:
-            if reservation.start_ms is None or shape.exclusive or reservation.waiting.shape.exclusive:
+            if reservation.start_ms is None or shape.exclusive:
                 return None
             room_mib = min(room_mib, reservation.extra_mib[reservation.devices.index(device)])
         gap_mib = shape.vram_mib - room_mib

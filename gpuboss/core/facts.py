@@ -32,7 +32,7 @@ def elect(turn: Turn, event: SchedulerElected) -> None:
         state.fence = max(state.fence, event.lost.fence)
         state.advance(int(event.lost.last_id.partition("-")[0]))
         state.recovering_since_ms = state.now_ms
-        dissolve_all(turn)
+        dissolve_all(turn)  # while that recovers nobody is granted anything, and anybody may hold anything
         turn.look = True  # what was kept for those who wait is kept for nobody now
         _set_recovery_end(state)
 

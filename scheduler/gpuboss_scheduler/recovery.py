@@ -50,6 +50,7 @@ class Recovered(msgspec.Struct):
     undecided: list[Entry]
     snapshot_is_ahead: bool = False  # of a log of which entries are gone
     read_through: str = ""  # the last entry that was read; empty if there is none
+    deleted_through: str = "0-0"  # the highest entry that was deleted by its id before the log was read
     fence: int = 0
 
     @property
@@ -75,6 +76,7 @@ def recover(log: LogReader, cursor: str, *, is_lost: bool = False) -> Recovered:
 
 
 def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
+    deleted_id = log.gone().deleted_through
     state = _snapshot_or_nothing(log)
     last_id = log.last_id() or "0-0"
     # Behind the cursor it may well stand: entries that lead to nothing are folded, and move no cursor.
@@ -89,7 +91,7 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
     if not is_lost:
         _check_beginning(log, state)
     verifier = Verifier(state, lambda: _forged_ids(log, state.last_id), cursor)
-    tail = Recovered(state, cursor, 0, 0, [], [], is_ahead, "" if last_id == "0-0" else last_id)
+    tail = Recovered(state, cursor, 0, 0, [], [], is_ahead, "" if last_id == "0-0" else last_id, deleted_id)
     highest = _last(state)
     cursor_id = parse_id(cursor)
     whole, through = True, state.last_id  # whether, and through which entry, everything up to here was decided
@@ -188,14 +190,14 @@ def _snapshot_or_nothing(log: LogReader) -> State:
     except NewerLog:
         raise
     except LogDamaged as damaged:
-        if log.trimmed():
+        if log.gone().any:
             raise
         say(f"{damaged}; the log is whole: it is read from its beginning")
         return State()
 
 
 def _check_beginning(log: LogReader, state: State) -> None:
-    if state.last_id != "0-0" or not log.trimmed():
+    if state.last_id != "0-0" or not log.gone().any:
         return
     first = next(iter(log.entries()), None)
     if first is not None and read_type(first.fields) is not None and _stamp(first).seq > 1:

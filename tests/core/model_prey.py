@@ -111,7 +111,7 @@ class Prey:
         free_mib, kept = self.room.free_mib(key), self._kept_there(key)
         counted = [lease for lease in there if self.goes(lease) or may(lease)]
         if kept is not None:
-            if kept.start_ms is None or asked["exclusive"] or kept.case.asked["exclusive"]:
+            if kept.start_ms is None or asked["exclusive"]:
                 return None
             start_ms = kept.start_ms
             free_mib = min(free_mib, self.plan.left_over_mib(kept.case, key, start_ms))
