@@ -169,10 +169,9 @@ class SchedulerElected(Event, frozen=True, omit_defaults=True):
 class PolicySet(Event, frozen=True):
     """The rules from here on, every value resolved. `margin_mib` null: the devices' own default.
 
-    `max_waiting` is how many requests of each service may wait, unless `services` names it; null, as in logs from
-    before there was such a rule: any number. `preemption`: which leases may be asked back for who waits, `grace_ms`
-    in which they are given back; `preempt_after_ms` and `min_run_ms` bound what `lower` may do.
-    """
+    Of each service `max_waiting` requests may wait (null: any number), unless `services` names it. `preemption`: which
+    leases may be asked back for who waits, `grace_ms` in which they are given back; `preempt_after_ms` and
+    `min_run_ms` bound what `lower` may do."""
 
     head_start_ms: HeadStart
     margin_mib: Mib | None
@@ -275,7 +274,7 @@ class Decision(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LeaseGranted(Decision, frozen=True):
-    """A lease begins. `fence` only grows; `device` is the first of `devices`."""
+    """A lease begins. `fence` only grows; `device` is the first of `devices`. `priority`: less than was claimed."""
 
     lease_id: str
     service: str
@@ -288,6 +287,7 @@ class LeaseGranted(Decision, frozen=True):
     expires_at_ms: int | None
     waited_ms: int
     fence: int
+    priority: Priority | None = None
 
 
 class LeaseDenied(Decision, frozen=True):

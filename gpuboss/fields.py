@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 VRAM_MIB_MAX = 16_777_216  # 16 TiB on one device: more than anything sold, small enough for exact sums anywhere
 GPUS_MAX = 1024
+TOTAL_MIB_MAX = VRAM_MIB_MAX * GPUS_MAX  # on all devices together: of one lease, or of a service
 WAITING_MAX = 10_000_000  # of one service: more than any queue should hold
 RESERVATIONS_MAX = 1024
 MS_MAX = 2**53 - 1  # what every JSON reader holds exactly: 285,000 years
@@ -22,6 +23,7 @@ DeviceWish = Annotated[
     str, Meta(pattern=r"^(cuda:(0|[1-9][0-9]{0,3})|(GPU|MIG)-[A-Za-z0-9][A-Za-z0-9/_-]{0,94})(?!\n)$")
 ]
 Mib = Annotated[int, Meta(ge=0, le=VRAM_MIB_MAX)]
+TotalMib = Annotated[int, Meta(ge=0, le=TOTAL_MIB_MAX)]
 AskedMib = Annotated[int, Meta(ge=1, le=VRAM_MIB_MAX)]
 Ms = Annotated[int, Meta(ge=0, le=MS_MAX)]
 DurationMs = Annotated[int, Meta(ge=1, le=MS_MAX)]
@@ -48,7 +50,12 @@ class PreemptAfter(Struct, frozen=True, forbid_unknown_fields=True):
     high: Ms = 5_000
 
 
-class ServiceRules(Struct, frozen=True):
-    """What holds for one service alone. `max_waiting`: of its requests, at most so many may wait."""
+class ServiceRules(Struct, frozen=True, omit_defaults=True):
+    """What holds for one service alone. `max_waiting`: of its requests, at most so many may wait (null: any number).
+    Its leases never hold more than `limit_mib` on all devices together (null: no limit); of those that are not
+    preemptible, `guarantee_mib` is protected. No request of it counts as more than `max_priority`."""
 
-    max_waiting: WaitingCap
+    max_waiting: WaitingCap | None = None
+    guarantee_mib: TotalMib = 0
+    limit_mib: TotalMib | None = None
+    max_priority: Priority = "high"

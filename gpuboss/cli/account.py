@@ -13,6 +13,7 @@ from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
 from gpuboss.core.projections import lease_row
+from gpuboss.core.quotas import left_mib, may_begin
 from gpuboss.core.state import State
 from gpuboss.core.waitlist import Shape, Waiting
 from gpuboss.events import LeaseDenied, LeaseEnded, LeaseGranted
@@ -71,7 +72,7 @@ def _waiting(state: State, waiting: Waiting) -> Account:
         "device": request.device,
         "node": request.node,
         "exclusive": request.exclusive,
-        "priority": request.priority,
+        "priority": waiting.shape.priority,
         "requested_at_ms": waiting.requested_at_ms,
         "wait_until_ms": waiting.wait_until_ms,
         "place": why.place,
@@ -96,17 +97,35 @@ def _blocker(state: State, lease_id: str) -> Account:
         "lease_id": lease_id,
         "service": waiting.request.service,
         "vram_mib": waiting.request.vram_mib,
-        "priority": waiting.request.priority,
+        "priority": waiting.shape.priority,
         "state": "waiting",
         "requested_at_ms": waiting.requested_at_ms,
     }
 
 
 def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
-    request, shape = waiting.request, waiting.shape
-    if not state.candidates(shape):
+    held = [each for each in found["blockers"] if each["state"] in ("held", "idle")]
+    if held:
+        first = min(held, key=lambda each: (each["granted_at_ms"], each["fence"]))
+        yield f"the oldest lease in the way can be asked back: gpuboss revoke {first['lease_id']} --grace 30s"
+    if any(each["state"] == "reclaiming" for each in found["blockers"]):
+        yield "VRAM of a lease that ended uncleanly comes back once its memory is seen to be gone"
+    if waiting.shape.service is not None and not may_begin(state, waiting):
+        yield from _advice_on_limit(state, waiting.shape.service)
+    elif not state.candidates(waiting.shape):
         yield "start a scheduler that has devices: none is known yet"
-        return
+    else:
+        yield from _advice_on_place(state, waiting, found["reason"])
+
+
+def _advice_on_limit(state: State, service: str) -> Iterator[str]:
+    if (most_mib := left_mib(state, service)) > 0:
+        yield f"a request of {size(most_mib)} or less is within the limit of {service}"
+    yield f"{service} could hold more with a higher limit_mib in scheduler.policy"
+
+
+def _advice_on_place(state: State, waiting: Waiting, reason: str) -> Iterator[str]:
+    request, shape = waiting.request, waiting.shape
     if request.device is not None or request.node is not None:
         anywhere = shape._replace(device=None, node=None)
         free = place(anywhere, _open_to(state, waiting, anywhere))
@@ -116,18 +135,12 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
         free = place(shape._replace(exclusive=False), _open_to(state, waiting, shape))
         if free:
             yield f"if it shared its device (exclusive=false), it would fit on {_names(free)} now"
-    held = [each for each in found["blockers"] if each["state"] in ("held", "idle")]
-    if held:
-        first = min(held, key=lambda each: (each["granted_at_ms"], each["fence"]))
-        yield f"the oldest lease in the way can be asked back: gpuboss revoke {first['lease_id']} --grace 30s"
-    if any(each["state"] == "reclaiming" for each in found["blockers"]):
-        yield "VRAM of a lease that ended uncleanly comes back once its memory is seen to be gone"
-    if found["reason"] == "reserved_for" and request.ttl_ms is None:
+    if reason == "reserved_for" and request.ttl_ms is None:
         yield "with a TTL that ends before those named above start it could use the room until then"
-    if found["reason"] == "reserved_for" and request.priority != "high":
+    if reason == "reserved_for" and waiting.shape.priority != "high":
         yield "a higher priority comes first; those named above were asked for earlier, or with more of it"
     room_mib = max((device.free_mib for device in _open_to(state, waiting, shape) if not device.exclusive), default=0)
-    if found["reason"] in ("no_room", "pinned_device_full") and 0 < room_mib < request.vram_mib:
+    if reason in ("no_room", "pinned_device_full") and 0 < room_mib < request.vram_mib:
         yield f"a request of {size(room_mib)} or less has room now"
 
 

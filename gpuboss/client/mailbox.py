@@ -74,12 +74,14 @@ class Mailbox:
                 if isinstance(mails, LinkLost | Refused):
                     raise mails
                 backoff.reset()
-                before = self._read_to
+                before, waiting = self._read_to, len(self._desk.waiting)
                 self._take_all(mails)
                 if not mails or len(mails) >= SUSPICIOUS:
                     doubt.set_result(before)
-                else:
+                elif len(self._desk.waiting) < waiting:
                     loop.call_soon(ask)  # whoever waited for what came goes first
+                else:
+                    ask()
             except Exception as error:
                 doubt.set_exception(error)
 

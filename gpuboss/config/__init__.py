@@ -37,6 +37,7 @@ __all__ = [
     "RetentionConfig",
     "SchedulerConfig",
     "ServiceConfig",
+    "check_guarantees",
     "gb_to_mib",
     "load_config",
     "load_config_with_origins",
@@ -47,7 +48,7 @@ __all__ = [
     "redact_url",
 ]
 
-SERVICES_MAX = 500  # with rules of their own: all of them stand in one entry of the log
+SERVICES_MAX = 350  # with rules of their own: all of them stand in one entry of the log, of 64 KiB at most
 
 Durability = Literal["strict", "standard", "replicated"]
 
@@ -103,9 +104,14 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The rules for one service. None leaves the matter to the rules for all."""
+    """The rules for one service. `max_waiting` None is as for all, `limit_mib` None is no limit. `origin` is where its
+    guarantee stands, as `FILE:LINE`."""
 
+    guarantee_mib: int = 0
+    limit_mib: int | None = None
     max_waiting: int | None = None
+    max_priority: Priority = "high"
+    origin: str = ""
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +135,9 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
     def recorded(self, session_ttl_ms: int, lock_delay_ms: int) -> PolicySet:
         """This policy as the log records it, every value resolved."""
         services = {
-            name: ServiceRules(max_waiting=rules.max_waiting or self.max_waiting)
+            name: ServiceRules(
+                rules.max_waiting or self.max_waiting, rules.guarantee_mib, rules.limit_mib, rules.max_priority
+            )
             for name, rules in self.services.items()
         }
         values = asdict(self) | {"services": services}
@@ -222,6 +230,18 @@ def load_policy(path: Path | str) -> PolicyConfig:
     return _policy(read_section(read_yaml(path), os.fspath(path), section_of("scheduler", "policy")), ())
 
 
+def check_guarantees(policy: PolicyConfig, capacity_mib: int) -> None:
+    """Raises `ConfigError` if what is guaranteed to services is more than all devices together can lend."""
+    sum_mib = 0
+    for name, rules in policy.services.items():
+        sum_mib += rules.guarantee_mib
+        if sum_mib > capacity_mib:
+            raise ConfigError(
+                f"{rules.origin}: the guarantee_mib of {name} brings their sum to {sum_mib} MiB; expected at most "
+                f"{capacity_mib} MiB, which is what the devices can lend: lower it, or another before it"
+            )
+
+
 # ---------------------------------------------------------------- building
 
 
@@ -260,9 +280,20 @@ def _policy(values: Values, path: KeyPath) -> PolicyConfig:
             f"{values[named[0]].origin}: {'.'.join(named[0][:-1])} names {len(named)} services; expected "
             f"{SERVICES_MAX} at most: give those that are alike the value for all"
         )
-    services = {key[-1]: _built(ServiceConfig, values, key) for key in named}
+    services = {key[-1]: _service(values, key) for key in named}
     parts = {"head_start_ms": head_start_ms, "preempt_after_ms": preempt_after_ms, "services": services}
     return _built(PolicyConfig, values, path, **parts)
+
+
+def _service(values: Values, path: KeyPath) -> ServiceConfig:
+    guarantee = values.get((*path, "guarantee_mib"))
+    rules = _built(ServiceConfig, values, path, origin="" if guarantee is None else guarantee.origin)
+    if rules.limit_mib is not None and rules.guarantee_mib > rules.limit_mib:
+        raise ConfigError(
+            f"{rules.origin}: {'.'.join(path)}.guarantee_mib is {rules.guarantee_mib}; expected at most its limit_mib, "
+            f"{rules.limit_mib}"
+        )
+    return rules
 
 
 def _model(values: Values, path: KeyPath) -> ModelConfig:

@@ -32,7 +32,7 @@ from gpuboss.config.values import (
 )
 from gpuboss.config.yaml_lines import Located
 from gpuboss.errors import ConfigError
-from gpuboss.fields import GPUS_MAX, MS_MAX, RESERVATIONS_MAX, WAITING_MAX
+from gpuboss.fields import GPUS_MAX, MS_MAX, RESERVATIONS_MAX, TOTAL_MIB_MAX, WAITING_MAX
 
 CONFIG_VARIABLE = "GPUBOSS_CONFIG"
 NAME_CHARACTERS_MAX = 128
@@ -76,6 +76,7 @@ _some_mib = partial(parse_some_size_mib, bare_unit="MiB")
 _which_leases = choice("off", "idle", "lower")
 _priority = choice("low", "normal", "high")
 _name_or_none = optional(read_name)
+_total_mib = partial(parse_size_mib, bare_unit="MiB", most_mib=TOTAL_MIB_MAX)
 _ms = whole_number(0, MS_MAX)
 
 SETTINGS = (
@@ -120,7 +121,10 @@ SETTINGS = (
     Setting("scheduler.policy.min_run_ms", "min_run_ms", _ms),
     Setting("scheduler.policy.grace_ms", "grace_ms", _ms),
     Setting("scheduler.policy.max_waiting", "max_waiting", whole_number(1, WAITING_MAX)),
+    Setting("scheduler.policy.services.*.guarantee_mib", "guarantee_mib", _total_mib),
+    Setting("scheduler.policy.services.*.limit_mib", "limit_mib", optional(_total_mib)),
     Setting("scheduler.policy.services.*.max_waiting", "max_waiting", whole_number(1, WAITING_MAX)),
+    Setting("scheduler.policy.services.*.max_priority", "max_priority", _priority),
     Setting("scheduler.memory_file", "memory_file", optional(read_path), "GPUBOSS_MEMORY_FILE"),
     Setting("scheduler.retention.age", "age_ms", _duration_or_none, "GPUBOSS_RETENTION_AGE"),
     Setting("scheduler.retention.count", "count", _count_or_none, "GPUBOSS_RETENTION_COUNT"),

@@ -27,18 +27,18 @@ def gb_to_mib(value: int | float | Decimal | str) -> int:
     return parse_size_mib(value, bare_unit="GB")
 
 
-def parse_size_mib(value: object, *, bare_unit: str, round_down: bool = False) -> int:
+def parse_size_mib(value: object, *, bare_unit: str, round_down: bool = False, most_mib: int = VRAM_MIB_MAX) -> int:
     """The MiB of a size such as `8GB`, `8 GiB`, `8192MiB`, or of a bare number of `bare_unit`.
 
     A fraction of a MiB rounds up, as is right for what is asked for; `round_down` is for what there is. The
-    result is from 0 to `VRAM_MIB_MAX`. Raises `ConfigError` for everything else.
+    result is from 0 to `most_mib`. Raises `ConfigError` for everything else.
     """
     expected = f"expected a number of {bare_unit} or one with a unit (MiB, GB, TB), for example 8GB"
     number, unit = _amount(value, f"is not a size; {expected}")
     factor = _MIB.get((unit or bare_unit).lower())
     if factor is None:
         raise ConfigError(f"{shown(value)} has an unknown unit; {expected}")
-    return _scaled(number, factor, VRAM_MIB_MAX, round_down, f"{shown(value)} is above {VRAM_MIB_MAX} MiB; {expected}")
+    return _scaled(number, factor, most_mib, round_down, f"{shown(value)} is above {most_mib} MiB; {expected}")
 
 
 def parse_duration_ms(value: object) -> int:

@@ -16,7 +16,8 @@ from gpuboss.core.history import Past
 from gpuboss.core.leases import reassert
 from gpuboss.core.ledger import Lease, device_key
 from gpuboss.core.plans import dissolve_all
-from gpuboss.core.policy import queue_key
+from gpuboss.core.policy import priority_of
+from gpuboss.core.requests import new_waiting
 from gpuboss.core.reservations import Reservations
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
@@ -95,15 +96,12 @@ def _ask(turn: Turn, request: LeaseRequested) -> None:
         return
     state.arrivals += 1
     state.join_session(request)
-    now_ms = state.now_ms
-    until_ms = None if request.wait_ms is None else now_ms + request.wait_ms
-    key = queue_key(state.policy, request.priority, now_ms)
-    starves_at_ms = now_ms + state.policy.starve_ms
-    state.waitlist.add(
-        Waiting(request, shape_of(request), key, state.arrivals, now_ms, until_ms, starves_at_ms, now_ms)
-    )
-    if until_ms is not None:
-        state.timers.set(until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
+    shape = shape_of(request, priority_of(state.policy, request), state.limits)
+    state.enqueue(new_waiting(state, request, shape))
+
+
+def _set_policy(turn: Turn, event: PolicySet) -> None:
+    facts.take_policy(turn.state, event)
 
 
 def _observe_device(turn: Turn, event: DeviceObserved) -> None:
@@ -157,7 +155,7 @@ _INPUTS: dict[type[Event], Callable[[Turn, Any], None]] = {
     LeaseReasserted: reassert,  # which is told to its holder alone
     LeaseRevoked: _revoke,
     SchedulerElected: facts.elect,
-    PolicySet: facts.set_policy,
+    PolicySet: _set_policy,
     DeviceObserved: _observe_device,
     DeviceLost: _lose_device,
     SessionLost: _lose_session,

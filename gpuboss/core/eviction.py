@@ -10,12 +10,14 @@ last taken first. Of all devices those where that is cheapest: held leases count
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import insort
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import NamedTuple
 
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.policy import RANK, preempts_after_ms
+from gpuboss.core.quotas import protects
 from gpuboss.core.reservations import Reservation, end_ms
 from gpuboss.core.state import State
 from gpuboss.core.waitlist import Waiting
@@ -48,11 +50,6 @@ def worth(lease: Lease) -> int:
     return lease.floor + ((lease.uses * lease.reload_ms) << WORTH_SHIFT) // lease.request.vram_mib
 
 
-def is_protected(lease: Lease) -> bool:
-    """Whether a held lease may not be asked back for a higher class."""
-    return not lease.request.preemptible
-
-
 def find(state: State, waiting: Waiting) -> Prey | None:
     """What to ask back for a request that has no place; None if nothing would help, or nothing has to be asked."""
     if state.policy.preemption == "off":
@@ -61,7 +58,7 @@ def find(state: State, waiting: Waiting) -> Prey | None:
         found = _Hunt(state, waiting, _may_be_idle, _by_worth).cheapest(_near_idle(state, waiting))
         if found is not None:
             return found if found.leases else None
-    after_ms = preempts_after_ms(state.policy, waiting.request.priority)
+    after_ms = preempts_after_ms(state.policy, waiting.shape.priority)
     if after_ms is None or state.ticked_ms < waiting.since_ms + after_ms:
         return None
     found = _Hunt(state, waiting, _may_be_held, _by_class).cheapest(state.candidates(waiting.shape))
@@ -71,27 +68,28 @@ def find(state: State, waiting: Waiting) -> Prey | None:
 def next_chance_ms(state: State, waiting: Waiting) -> int | None:
     """When a request that has no place may have held leases asked back that it may not now; None if time alone changes
     nothing."""
-    after_ms = preempts_after_ms(state.policy, waiting.request.priority)
+    after_ms = preempts_after_ms(state.policy, waiting.shape.priority)
     if after_ms is None:
         return None
     chances_ms = [
         max(_ran_ms(state, lease), waiting.since_ms + after_ms)
         for device in state.candidates(waiting.shape)
         for lease in device.leases.values()
-        if lease.state == "held" and _is_prey_of_class(lease, waiting)
+        if lease.state == "held" and _is_prey_of_class(state, lease, waiting)
     ]
     return min((ms for ms in chances_ms if ms > state.ticked_ms), default=None)
 
 
-def most_mib(state: State, devices: list[Device]) -> int:
+def most_mib(state: State, devices: Iterable[Device]) -> int:
     """No request that is larger than this has anything asked back on one of these devices."""
     policy = state.policy
     if policy.preemption == "off" or (policy.preemption == "idle" and not state.ledger.idle):
         return 0
-    states = ("idle", "yielding", "held") if policy.preemption == "lower" else ("idle", "yielding")
+    loose = ("idle", "yielding", "held") if policy.preemption == "lower" else ("idle", "yielding")
+    near = devices if policy.preemption == "lower" else _near_loose(state)
     rooms_mib = [
-        device.free_mib + _vram_mib([lease for lease in device.leases.values() if lease.state in states])
-        for device in devices
+        device.free_mib + _vram_mib([lease for lease in device.leases.values() if lease.state in loose])
+        for device in near
     ]
     return max(rooms_mib, default=0)
 
@@ -102,19 +100,23 @@ def _near_idle(state: State, waiting: Waiting) -> list[Device]:
     able = state.candidates(waiting.shape)
     if waiting.shape.gpus > 1:
         return able
-    loose = [*state.ledger.idle.values(), *state.ledger.yielding.values()]
-    near = {device: None for lease in loose for device in lease.devices}
+    near = _near_loose(state)
     return [device for device in able if device in near]
 
 
+def _near_loose(state: State) -> dict[Device, None]:
+    loose = [*state.ledger.idle.values(), *state.ledger.yielding.values()]
+    return {device: None for lease in loose for device in lease.devices}
+
+
 def _may_be_idle(state: State, lease: Lease, waiting: Waiting) -> bool:
-    return lease.state == "idle" and RANK[lease.request.priority] <= RANK[waiting.request.priority]
+    return lease.state == "idle" and RANK[lease.priority] <= RANK[waiting.shape.priority]
 
 
 def _may_be_held(state: State, lease: Lease, waiting: Waiting) -> bool:
     if lease.state != "held":
         return _may_be_idle(state, lease, waiting)
-    return _is_prey_of_class(lease, waiting) and _ran_ms(state, lease) <= state.ticked_ms
+    return _is_prey_of_class(state, lease, waiting) and _ran_ms(state, lease) <= state.ticked_ms
 
 
 def _ran_ms(state: State, lease: Lease) -> int:
@@ -122,8 +124,8 @@ def _ran_ms(state: State, lease: Lease) -> int:
     return lease.since_ms + max(1, state.policy.min_run_ms)
 
 
-def _is_prey_of_class(lease: Lease, waiting: Waiting) -> bool:
-    return RANK[lease.request.priority] < RANK[waiting.request.priority] and not is_protected(lease)
+def _is_prey_of_class(state: State, lease: Lease, waiting: Waiting) -> bool:
+    return RANK[lease.priority] < RANK[waiting.shape.priority] and not protects(state, lease)
 
 
 def _by_worth(lease: Lease) -> tuple[int, ...]:
@@ -131,7 +133,7 @@ def _by_worth(lease: Lease) -> tuple[int, ...]:
 
 
 def _by_class(lease: Lease) -> tuple[int, ...]:
-    return (RANK[lease.request.priority], lease.state != "idle", -lease.granted.fence)
+    return (RANK[lease.priority], lease.state != "idle", -lease.granted.fence)
 
 
 class _Hunt:
@@ -154,8 +156,7 @@ class _Hunt:
             spots = [spot for device in group if (spot := self._spot(device)) is not None]
             if len(spots) < gpus:
                 continue
-            priced = [(self._price(self._least([spot])), spot.device.index, spot) for spot in spots]
-            chosen = sorted([each[2] for each in sorted(priced)[:gpus]], key=lambda spot: spot.device.index)
+            chosen = self._cheapest_of(spots)
             leases = self._least(chosen)
             price = self._price(leases)
             if best is None or price < best[0]:
@@ -164,6 +165,24 @@ class _Hunt:
             return Prey(best[1].devices, [])
         return None if best is None else best[1]
 
+    def _cheapest_of(self, spots: list[_Spot]) -> list[_Spot]:
+        """As many as are needed of the devices of one node, in their order. Who costs at least more than these do is
+        not looked at any closer: of many devices few are."""
+        gpus = self._waiting.shape.gpus
+        cheapest: list[tuple[Price, int, _Spot]] = []
+        for at_least, _, spot in sorted((self._at_least(spot), spot.device.index, spot) for spot in spots):
+            if len(cheapest) == gpus and at_least > cheapest[-1][0]:
+                break
+            insort(cheapest, (self._price(self._least([spot])), spot.device.index, spot))
+            del cheapest[gpus:]
+        return sorted([each[2] for each in cheapest], key=lambda spot: spot.device.index)
+
+    def _at_least(self, spot: _Spot) -> Price:
+        """No less is asked back on a device: one of its leases, unless none has to be."""
+        if spot.gap_mib <= 0 and not spot.must:
+            return NO_PRICE
+        return min(self._price([lease]) for lease in spot.leases)
+
     def _spot(self, device: Device) -> _Spot | None:
         """A device as a place for one part of the request; None if nothing that may be asked back makes it one."""
         shape, room_mib = self._waiting.shape, device.free_mib
@@ -171,7 +190,7 @@ class _Hunt:
             return None
         reservation = self._state.reservations.by_device.get(device)
         if reservation is not None:
-            if reservation.start_ms is None or shape.exclusive or reservation.waiting.shape.exclusive:
+            if reservation.start_ms is None or shape.exclusive:
                 return None
             room_mib = min(room_mib, reservation.extra_mib[reservation.devices.index(device)])
         gap_mib = shape.vram_mib - room_mib
@@ -220,7 +239,7 @@ class _Hunt:
             all_mib += vram_mib
             if lease.state == "idle":
                 idle += worth(lease)
-            elif lease.request.priority == "normal":
+            elif lease.priority == "normal":
                 normal_mib += vram_mib
             else:
                 low_mib += vram_mib

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from gpuboss.core.ledger import Device
 from gpuboss.core.placement import has_room, nearest, place
 from gpuboss.core.plans import Plan
+from gpuboss.core.quotas import ahead_of, may_begin, within_limit_ms
 from gpuboss.core.reservations import Reservation, reserve
 from gpuboss.core.state import State
 from gpuboss.core.waitlist import Shape, Waiting
@@ -19,7 +20,14 @@ from gpuboss.core.waitlist import Shape, Waiting
 EXPLAINED_MAX = 1000  # how many of the queue are explained without being asked for
 
 Reason = Literal[
-    "no_room", "reserved_for", "draining", "pinned_device_full", "exclusive_busy", "gang_incomplete", "recovering"
+    "no_room",
+    "reserved_for",
+    "draining",
+    "pinned_device_full",
+    "quota",
+    "exclusive_busy",
+    "gang_incomplete",
+    "recovering",
 ]
 
 
@@ -90,6 +98,8 @@ def _explain(state: State, waiting: Waiting, number: int, holders: _Holders) -> 
         return Explanation(
             number, "recovering", [], "entries of the log were lost: who holds leases has time to say so"
         )
+    if (service := shape.service) is not None and not may_begin(state, waiting):
+        return _beyond_limit(state, waiting, number, service)
     if not able:
         return Explanation(number, "no_room", [], "no device is known yet")
     if waiting.plan is not None:
@@ -109,6 +119,16 @@ def _explain(state: State, waiting: Waiting, number: int, holders: _Holders) -> 
         detail = f"needs {_wish(shape)}; {room}, and holds what leases gave back for others who were to have it"
         return Explanation(number, "reserved_for", sorted(set(held)), detail)
     return Explanation(number, _reason(shape, full), holders.of(full), f"needs {_wish(shape)}; {room}")
+
+
+def _beyond_limit(state: State, waiting: Waiting, number: int, service: str) -> Explanation:
+    size_mib, most_mib, held_mib = waiting.shape.size_mib, state.limits[service], state.ledger.holdings.mib(service)
+    holds = f"{service} may hold {most_mib} MiB and holds {held_mib} MiB; this needs {size_mib} MiB"
+    if held_mib + size_mib > most_mib:
+        own = sorted(lease.request.lease_id for lease in state.ledger.holdings.leases(service))
+        return Explanation(number, "quota", own, holds)
+    ids = [each.request.lease_id for each in ahead_of(state, waiting)]
+    return Explanation(number, "reserved_for", ids, f"{holds}, and what is left is kept for requests that come first")
 
 
 def _explain_plan(state: State, waiting: Waiting, plan: Plan, number: int) -> Explanation:
@@ -142,7 +162,10 @@ def _estimate(state: State, waiting: Waiting) -> tuple[int | None, bool]:
     if waiting.plan is not None:
         return waiting.plan.ends_ms(state.policy), False
     guess = reserve(waiting, state.candidates(waiting.shape), state.policy)
-    return None if guess is None else max(state.now_ms, guess.start_ms or 0), False
+    within_ms = within_limit_ms(state, waiting.shape)
+    if guess is None or within_ms is None:
+        return None, False
+    return max(state.now_ms, guess.start_ms or 0, within_ms), False
 
 
 def _reason(shape: Shape, full: list[Device]) -> Reason:

@@ -6,8 +6,8 @@ from gpuboss.core.addresses import session_member
 from gpuboss.core.leases import happen
 from gpuboss.core.ledger import Lease, device_key
 from gpuboss.core.plans import check, dissolve, dissolve_all
-from gpuboss.core.requests import deny_impossible, end_waiting
-from gpuboss.core.state import Turn
+from gpuboss.core.requests import deny_hopeless, end_waiting
+from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting
 from gpuboss.events import (
@@ -32,17 +32,23 @@ def elect(turn: Turn, event: SchedulerElected) -> None:
         state.fence = max(state.fence, event.lost.fence)
         state.advance(int(event.lost.last_id.partition("-")[0]))
         state.recovering_since_ms = state.now_ms
-        dissolve_all(turn)
+        dissolve_all(turn)  # while that recovers nobody is granted anything, and anybody may hold anything
         turn.look = True  # what was kept for those who wait is kept for nobody now
-        _set_recovery_end(turn)
+        _set_recovery_end(state)
 
 
 def set_policy(turn: Turn, event: PolicySet) -> None:
-    """New rules. Those who wait keep the keys they have."""
-    turn.state.policy = event
-    turn.state.policy_recorded = True
+    """New rules. Those who wait keep the keys they have; nothing that was granted is taken away."""
+    take_policy(turn.state, event)
+    deny_hopeless(turn)
     turn.look = True
-    _set_recovery_end(turn)
+
+
+def take_policy(state: State, event: PolicySet) -> None:
+    """Take over new rules, and look at nobody."""
+    state.set_policy(event)
+    state.policy_recorded = True
+    _set_recovery_end(state)
 
 
 def observe_device(turn: Turn, event: DeviceObserved) -> None:
@@ -50,7 +56,7 @@ def observe_device(turn: Turn, event: DeviceObserved) -> None:
     device = turn.state.ledger.observe(event)
     turn.devices.append(device)
     check(turn, device)
-    deny_impossible(turn)
+    deny_hopeless(turn)
     turn.look = True
 
 
@@ -70,7 +76,7 @@ def lose_device(turn: Turn, event: DeviceLost) -> None:
     if device.plan is not None:
         dissolve(turn, device.plan.waiting)
     ledger.forget(device.key)
-    deny_impossible(turn)
+    deny_hopeless(turn)
     turn.look = True
 
 
@@ -95,7 +101,7 @@ def tick(turn: Turn, event: ClockTicked) -> None:
         state.timers.drop_first()
         if timer.kind is TimerKind.RECOVERY_END:
             state.recovering_since_ms = None
-            deny_impossible(turn)
+            deny_hopeless(turn)
             turn.look = True
         elif timer.kind is TimerKind.WAIT_TIMEOUT:
             waiting = state.waitlist.by_id[timer.lease_id]
@@ -104,7 +110,9 @@ def tick(turn: Turn, event: ClockTicked) -> None:
             else:
                 end_waiting(turn, waiting, "timeout", f"no room within {waiting.request.wait_ms} ms")
         elif timer.kind is TimerKind.STARVATION:
-            state.waitlist.by_id[timer.lease_id].starves = True
+            waiting = state.waitlist.by_id[timer.lease_id]
+            waiting.starves = True
+            state.waitlist.parking.note_starving(waiting)
             turn.look = True
         elif timer.kind is TimerKind.PREEMPTION:
             state.waitlist.by_id[timer.lease_id].preempts_at_ms = None
@@ -121,7 +129,7 @@ def jump(turn: Turn, event: ClockJumped) -> None:
     from_ms = int(event.from_id.partition("-")[0])
     if state.recovering_since_ms is not None and state.recovering_since_ms < from_ms:
         state.recovering_since_ms = max(0, state.recovering_since_ms + event.delta_ms)
-        _set_recovery_end(turn)
+        _set_recovery_end(state)
     for lease_id, lease in state.ledger.leases.items():
         _move_beginning(lease, from_ms, event.delta_ms)
         if lease.expires_at_ms is not None and lease.expiry_set_ms < from_ms:
@@ -141,7 +149,7 @@ def jump(turn: Turn, event: ClockJumped) -> None:
             state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
         if waiting.requested_at_ms < from_ms:
             waiting.starves_at_ms = max(0, waiting.starves_at_ms + event.delta_ms)
-            if waiting is state.reservations.unpromised:
+            if waiting is state.reservations.unpromised or waiting.shape.service is not None:
                 state.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, lease_id)
     turn.look = True  # the ends of leases moved, and with them what they let start
 
@@ -170,7 +178,7 @@ def _move_beginning(owner: Lease | Waiting, from_ms: int, delta_ms: int) -> None
         owner.since_ms = max(0, owner.since_ms + delta_ms)
 
 
-def _set_recovery_end(turn: Turn) -> None:
-    until_ms = turn.state.recovering_until_ms
+def _set_recovery_end(state: State) -> None:
+    until_ms = state.recovering_until_ms
     if until_ms is not None:
-        turn.state.timers.set(until_ms, TimerKind.RECOVERY_END, "")
+        state.timers.set(until_ms, TimerKind.RECOVERY_END, "")

@@ -14,13 +14,14 @@ from gpuboss.core import eviction, plans
 from gpuboss.core.addresses import reply_address
 from gpuboss.core.fronts import Front, Head
 from gpuboss.core.ledger import Device, Lease
-from gpuboss.core.placement import place
+from gpuboss.core.placement import has_room, place
+from gpuboss.core.quotas import left_mib, may_begin, park
 from gpuboss.core.reservations import Reservation, Reservations, drain, reserve
 from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Shape, Waiting
 from gpuboss.events import LeaseGranted, LeaseRequested, PromiseMoved
-from gpuboss.fields import MS_MAX
+from gpuboss.fields import MS_MAX, Priority
 
 Passing = tuple[int, int, int, Waiting, list[Device]]  # its life, key and arrival; and where it would go
 
@@ -31,6 +32,7 @@ def grant_pass(turn: Turn) -> None:
     before = state.reservations
     if not state.waitlist.by_id and not before.first:
         return  # as after most releases: nobody waits, and nothing was kept for anybody
+    park(state)
     if not state.waitlist.by_id or state.recovering_since_ms is not None:
         state.reservations = Reservations()
     else:
@@ -39,16 +41,18 @@ def grant_pass(turn: Turn) -> None:
     _keep_promises(turn, before)
 
 
-def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape, able: list[Device]) -> bool:
-    """Grant a new request that finds nobody waiting, if it has a place among the devices that could hold it: what the
+def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape) -> bool:
+    """Grant a new request that finds nobody waiting, if it has a place and is within its service's limit: what the
     pass would do, without the queue."""
     state = turn.state
     if state.waitlist.by_id or state.recovering_since_ms is not None:
         return False
-    devices = place(shape, able)
+    if shape.service is not None and shape.size_mib > left_mib(state, shape.service):
+        return False
+    devices = place(shape, state.candidates(shape))
     if devices is None:
         return False
-    _open_lease(turn, request, state.arrivals, state.now_ms, devices)
+    _open_lease(turn, request, shape.priority, state.arrivals, state.now_ms, devices)
     return True
 
 
@@ -63,7 +67,7 @@ def look_at(turn: Turn, waiting: Waiting) -> None:
         turn.look = True
         return
     able = state.candidates(waiting.shape)
-    devices = place(waiting.shape, _admitted(state, waiting.shape, able))
+    _, devices = _place(state, waiting.shape, able)
     if devices is not None:
         _grant(turn, waiting, devices)
         turn.look = state.policy.preemption == "lower"  # it is another that may be asked back, in time
@@ -159,9 +163,15 @@ class _Walk:
         if before is not None and (waiting.key, waiting.arrival) > before:
             return False
         self._planned.pop()
+        if not may_begin(state, waiting):  # its service holds more than when leases were asked back for it
+            plans.dissolve(self._turn, waiting)
+            self._is_stale = True
+            return True
         lifted, able = plans.Lifted(state, waiting), state.candidates(waiting.shape)
-        admitted = _admitted(state, waiting.shape, able)
-        devices = place(waiting.shape, [device for device in able if lifted.is_own(device) or device in admitted])
+        roomy = [device for device in able if has_room(waiting.shape, device)]
+        own = [device for device in roomy if lifted.is_own(device)]
+        admitted = _admitted(state, waiting.shape, roomy)
+        devices = place(waiting.shape, [device for device in roomy if device in own or device in admitted])
         if devices is not None:
             _grant(self._turn, waiting, devices)
             self._is_stale = True
@@ -185,15 +195,17 @@ class _Walk:
             return True
         life_ms = MS_MAX if waiting.shape.ttl_ms is None else waiting.shape.ttl_ms
         passing = (life_ms, waiting.key, waiting.arrival, waiting, devices)
-        self._shortest = passing if self._shortest is None else min(self._shortest, passing)
+        # Who is looked at twice keeps the place that was found first: what was reserved since is for those behind it.
+        if self._shortest is None or passing[:3] < self._shortest[:3]:
+            self._shortest = passing
         return False
 
 
 def _place(state: State, shape: Shape, able: list[Device]) -> tuple[Waiting, list[Device] | None]:
-    """The first who waits for a shape, and its place."""
+    """The first who waits for a shape, and its place, if it may begin."""
     waiting = state.waitlist.first(shape)
     assert waiting is not None
-    return waiting, place(shape, _admitted(state, shape, able))
+    return waiting, place(shape, _admitted(state, shape, able)) if may_begin(state, waiting) else None
 
 
 def _admitted(state: State, shape: Shape, able: list[Device]) -> list[Device]:
@@ -204,8 +216,11 @@ def _admitted(state: State, shape: Shape, able: list[Device]) -> list[Device]:
 
 
 def _ask_back_for(turn: Turn, waiting: Waiting) -> bool:
-    """Have leases asked back that make room for who has no place. False where that is not possible, or not yet."""
+    """Have leases asked back that make room for who has no place. False where that is not possible, or not yet, or
+    where it could not begin with that room either."""
     state = turn.state
+    if not may_begin(state, waiting):
+        return False
     prey = eviction.find(state, waiting)
     if prey is not None:
         for lease in prey.leases:
@@ -223,7 +238,7 @@ def _ask_back_for(turn: Turn, waiting: Waiting) -> bool:
 def _keep_for(state: State, waiting: Waiting, able: list[Device], before: Reservations) -> None:
     """Somebody has no place: reserve one for it, or, where no time for that is known, see to it that it comes up."""
     policy, kept = state.policy, state.reservations
-    if len(kept.first) >= policy.reservations:
+    if len(kept.first) >= policy.reservations or not may_begin(state, waiting):
         return
     kept.first.append(waiting)
     unreserved = [device for device in able if device not in kept.by_device] if kept.by_device else able
@@ -284,10 +299,12 @@ def _grant(turn: Turn, waiting: Waiting, devices: list[Device]) -> None:
     state.reservations.use(waiting.shape, devices, state.now_ms, state.policy)
     plans.dissolve(turn, waiting)
     state.waitlist.remove(waiting)
-    _open_lease(turn, waiting.request, waiting.arrival, waiting.requested_at_ms, devices)
+    _open_lease(turn, waiting.request, waiting.shape.priority, waiting.arrival, waiting.requested_at_ms, devices)
 
 
-def _open_lease(turn: Turn, request: LeaseRequested, arrival: int, requested_at_ms: int, devices: list[Device]) -> None:
+def _open_lease(
+    turn: Turn, request: LeaseRequested, priority: Priority, arrival: int, requested_at_ms: int, devices: list[Device]
+) -> None:
     state = turn.state
     now_ms = state.now_ms
     expires_at_ms = None if request.ttl_ms is None else now_ms + request.ttl_ms
@@ -312,8 +329,10 @@ def _open_lease(turn: Turn, request: LeaseRequested, arrival: int, requested_at_
         expires_at_ms=expires_at_ms,
         waited_ms=now_ms - requested_at_ms,
         fence=state.fence,
+        priority=None if priority == request.priority else priority,
     )
     state.ledger.open(Lease(request, arrival, granted, devices, "held", expires_at_ms, now_ms, since_ms=now_ms))
+    assert request.service not in state.limits or left_mib(state, request.service) >= 0, request
     if expires_at_ms is not None:
         state.timers.set(expires_at_ms, TimerKind.LEASE_EXPIRY, request.lease_id)
     turn.lease_ids.append(request.lease_id)

@@ -7,7 +7,6 @@ from gpuboss.core.addresses import reply_address, session_member
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease, device_key
 from gpuboss.core.lifecycle import EndReason, Happening
-from gpuboss.core.plans import check, dissolve
 from gpuboss.core.refusals import FromService, reject, reject_unaddressed
 from gpuboss.core.requests import end_waiting
 from gpuboss.core.reservations import Reservation
@@ -127,7 +126,6 @@ def reassert(turn: Turn, event: LeaseReasserted) -> None:
         reject(turn, "unknown_lease", detail, event)
         return
     if waiting is not None:  # its grant is among what was lost
-        dissolve(turn, waiting)
         state.waitlist.remove(waiting)
     _reopen(turn, event, known_devices, waiting)
 
@@ -196,9 +194,10 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
     if waiting is None:
         state.arrivals += 1
         request, arrival = _request_behind(event), state.arrivals
+        priority = request.priority
         state.join_session(request)
     else:
-        request, arrival = waiting.request, waiting.arrival
+        request, arrival, priority = waiting.request, waiting.arrival, waiting.shape.priority
     granted = LeaseGranted(
         cause=turn.cause,
         session=request.session,
@@ -213,14 +212,13 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
         expires_at_ms=event.expires_at_ms,
         waited_ms=0,
         fence=event.fence,
+        priority=None if priority == request.priority else priority,
     )
     held: lifecycle.State = "idle" if event.state == "idle" else "held"
     began_ms = min(event.granted_at_ms, state.now_ms)
     lease = Lease(request, arrival, granted, devices, held, event.expires_at_ms, state.now_ms, since_ms=began_ms)
     lease.floor = state.floor
     state.ledger.reopen(lease)
-    for device in devices:
-        check(turn, device)
     state.fence = max(state.fence, event.fence)
     if event.expires_at_ms is not None:
         state.timers.set(event.expires_at_ms, TimerKind.LEASE_EXPIRY, event.lease_id)

@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from gpuboss.core.lifecycle import State
 from gpuboss.events import DeviceObserved, LeaseGranted, LeaseRequested
+from gpuboss.fields import Priority
 
 if TYPE_CHECKING:
     from gpuboss.core.plans import Plan
@@ -121,6 +123,64 @@ class Lease(Struct, eq=False):
     floor: int = 0  # of what it is worth while it is idle: the state's, as it was when it became so
     plan: Plan | None = None  # what counts on its room, once it was asked back
 
+    @property
+    def priority(self) -> Priority:
+        """What it counts as: less than it claimed where its service may not claim that."""
+        return self.granted.priority or self.request.priority
+
+    @property
+    def charged_mib(self) -> int:
+        """What it is charged on all its devices together."""
+        return self.request.vram_mib * len(self.devices)
+
+
+class Holdings:
+    """What each service is charged for: its leases in the order of their grants, and their sum."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, dict[str, Lease]] = {}  # by service, of those who hold anything, and by lease_id
+        self._mib: dict[str, int] = {}
+        self._touched: dict[str, None] = {}
+
+    def mib(self, service: str) -> int:
+        """What a service is charged on all devices together."""
+        return self._mib.get(service, 0)
+
+    def leases(self, service: str) -> Iterable[Lease]:
+        """What a service is charged for, in the order of its grants."""
+        return self._leases.get(service, {}).values()
+
+    def add(self, lease: Lease) -> None:
+        """A lease is charged on all its devices."""
+        service = lease.request.service
+        self._leases.setdefault(service, {})[lease.request.lease_id] = lease
+        self._mib[service] = self._mib.get(service, 0) + lease.charged_mib
+        self._touched[service] = None
+
+    def shrink(self, lease: Lease) -> None:
+        """A lease is charged on one device less."""
+        self._mib[lease.request.service] -= lease.request.vram_mib
+        self._touched[lease.request.service] = None
+
+    def remove(self, lease: Lease) -> None:
+        """A lease is charged no more."""
+        service = lease.request.service
+        self._mib[service] -= lease.charged_mib
+        del self._leases[service][lease.request.lease_id]
+        if not self._leases[service]:
+            del self._leases[service], self._mib[service]
+        self._touched[service] = None
+
+    def touch(self, services: Iterable[str]) -> None:
+        """What these services may hold is something else now."""
+        self._touched |= dict.fromkeys(services)
+
+    def take_touched(self) -> list[str]:
+        """The services that hold, or may hold, something else than when this was last asked."""
+        touched = list(self._touched)
+        self._touched.clear()
+        return touched
+
 
 class Ledger:
     """All devices and all leases. A lease is charged on each of its devices until it is gone."""
@@ -128,6 +188,7 @@ class Ledger:
     def __init__(self) -> None:
         self.devices: dict[str, Device] = {}
         self.leases: dict[str, Lease] = {}
+        self.holdings = Holdings()
         self.idle: dict[str, Lease] = {}  # by lease_id
         self.yielding: dict[str, Lease] = {}  # by lease_id
         self.version = 0  # counts changes of what devices there are and what they could hold
@@ -166,6 +227,7 @@ class Ledger:
             assert not (request.exclusive and device.leases), (device.key, device.leases, request)
             device.charge(lease)
         self.leases[request.lease_id] = lease
+        self.holdings.add(lease)
 
     def reopen(self, lease: Lease) -> None:
         """Charge a lease as a snapshot holds it; its devices may have shrunk since it was granted."""
@@ -174,6 +236,7 @@ class Ledger:
             if lease.state == "reclaiming":
                 device.reclaiming_mib += lease.request.vram_mib
         self.leases[lease.request.lease_id] = lease
+        self.holdings.add(lease)
         self.move(lease, lease.state)
 
     def move(self, lease: Lease, state: State) -> None:
@@ -196,6 +259,7 @@ class Ledger:
         for device in lease.devices:
             device.discharge(lease)
         del self.leases[lease.request.lease_id]
+        self.holdings.remove(lease)
         self.idle.pop(lease.request.lease_id, None)
         self.yielding.pop(lease.request.lease_id, None)
 
@@ -203,3 +267,4 @@ class Ledger:
         """The device is gone, and with it this lease's part on it; its other devices stay charged."""
         device.discharge(lease)
         lease.devices = [other for other in lease.devices if other is not device]
+        self.holdings.shrink(lease)

@@ -49,12 +49,8 @@ class Plan(Struct, eq=False):
         return max(ms for ms in ends if ms is not None)
 
     def _fits(self, device: Device) -> bool:
-        pending = self.pending(device)
-        staying = len(device.leases) - len(pending)
-        exclusive = device.exclusive_leases - sum(lease.request.exclusive for lease in pending)
-        if exclusive or (staying and self.waiting.shape.exclusive):
-            return False
-        return device.free_mib + device.hold_mib + _vram_mib(pending) >= self.waiting.shape.vram_mib
+        room_mib = device.free_mib + device.hold_mib + _vram_mib(self.pending(device))
+        return room_mib >= self.waiting.shape.vram_mib
 
 
 def begin(turn: Turn, waiting: Waiting, devices: list[Device], leases: list[Lease]) -> None:

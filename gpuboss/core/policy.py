@@ -1,4 +1,4 @@
-"""The rules that are settings, and the order of the queue that follows from them (policy, rule 2).
+"""The rules that are settings, and the order of the queue that follows from them (policy, rules 2 and 8).
 
 A request's key is the time at which it counts as submitted: its submission less the head start of its priority.
 Linear ageing with one slope for all is the same as a constant head start, so a key never changes.
@@ -6,7 +6,7 @@ Linear ageing with one slope for all is the same as a constant head start, so a 
 
 from __future__ import annotations
 
-from gpuboss.events import PolicySet
+from gpuboss.events import LeaseRequested, PolicySet
 from gpuboss.fields import HeadStart, Priority
 
 # How many requests of one service may wait. More than any service can mean: at one grant a second the last of them
@@ -20,7 +20,6 @@ DEFAULT_POLICY = PolicySet(
     lock_delay_ms=60_000,
     max_waiting=MAX_WAITING,
 )
-
 
 RANK: dict[Priority, int] = {"low": 0, "normal": 1, "high": 2}
 
@@ -37,6 +36,19 @@ def max_waiting_of(policy: PolicySet, service: str) -> int | None:
     """How many requests of a service may wait at one time; None: any number."""
     rules = policy.services.get(service)
     return policy.max_waiting if rules is None else rules.max_waiting
+
+
+def limits_of(policy: PolicySet) -> dict[str, int]:
+    """How many MiB each service that has a limit may hold."""
+    return {name: rules.limit_mib for name, rules in policy.services.items() if rules.limit_mib is not None}
+
+
+def priority_of(policy: PolicySet, request: LeaseRequested) -> Priority:
+    """What a request that comes now counts as: what it claims, or the most that its service may."""
+    rules = policy.services.get(request.service)
+    if rules is None or RANK[request.priority] <= RANK[rules.max_priority]:
+        return request.priority
+    return rules.max_priority
 
 
 def queue_key(policy: PolicySet, priority: Priority, now_ms: int) -> int:

@@ -11,10 +11,10 @@ from gpuboss.core.granting import grant_at_once, look_at
 from gpuboss.core.history import Past
 from gpuboss.core.placement import why_impossible
 from gpuboss.core.plans import dissolve
-from gpuboss.core.policy import max_waiting_of, queue_key
+from gpuboss.core.policy import max_waiting_of, priority_of, queue_key
+from gpuboss.core.quotas import is_beyond, park
 from gpuboss.core.refusals import reject
-from gpuboss.core.state import Turn
-from gpuboss.core.timers import TimerKind
+from gpuboss.core.state import State, Turn
 from gpuboss.core.waitlist import Shape, Waiting, shape_of
 from gpuboss.events import LeaseDenied, LeaseRequested
 
@@ -38,15 +38,13 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
         return
     if _deny_beyond_cap(turn, request):
         return
-    shape = shape_of(request)
-    # While no device is known nothing is impossible: the request waits for the devices to show up.
-    able = state.candidates(shape)
-    if not able and state.ledger.devices and state.recovering_since_ms is None:
-        deny(turn, request, "impossible", why_impossible(state.ledger, shape))
+    shape = shape_of(request, priority_of(state.policy, request), state.limits)
+    if state.recovering_since_ms is None and (hopeless := _why_hopeless(state, shape)) is not None:
+        deny(turn, request, *hopeless)
         return
     state.arrivals += 1
     state.join_session(request)
-    if not grant_at_once(turn, request, shape, able):
+    if not grant_at_once(turn, request, shape):
         _wait(turn, request, shape)
 
 
@@ -70,17 +68,26 @@ def _deny_beyond_cap(turn: Turn, request: LeaseRequested) -> bool:
 
 def _wait(turn: Turn, request: LeaseRequested, shape: Shape) -> None:
     state = turn.state
-    now_ms = state.now_ms
-    wait_until_ms = None if request.wait_ms is None else now_ms + request.wait_ms
-    key = queue_key(state.policy, request.priority, now_ms)
-    starves_at_ms = now_ms + state.policy.starve_ms
-    waiting = Waiting(request, shape, key, state.arrivals, now_ms, wait_until_ms, starves_at_ms, now_ms)
-    if wait_until_ms is not None:
-        state.timers.set(wait_until_ms, TimerKind.WAIT_TIMEOUT, request.lease_id)
     turn.lease_ids.append(request.lease_id)
+    park(state)
     # Behind another of its shape it has no place that the other would not have taken.
-    if state.waitlist.add(waiting):
-        look_at(turn, waiting)
+    if state.enqueue(new_waiting(state, request, shape)):
+        look_at(turn, state.waitlist.by_id[request.lease_id])
+
+
+def new_waiting(state: State, request: LeaseRequested, shape: Shape) -> Waiting:
+    """A request that comes in now, as the last of those that came so far."""
+    now_ms = state.now_ms
+    return Waiting(
+        request=request,
+        shape=shape,
+        key=queue_key(state.policy, shape.priority, now_ms),
+        arrival=state.arrivals,
+        requested_at_ms=now_ms,
+        wait_until_ms=None if request.wait_ms is None else now_ms + request.wait_ms,
+        starves_at_ms=now_ms + state.policy.starve_ms,
+        since_ms=now_ms,
+    )
 
 
 def end_waiting(turn: Turn, waiting: Waiting, reason: DenialReason, detail: str) -> None:
@@ -89,7 +96,8 @@ def end_waiting(turn: Turn, waiting: Waiting, reason: DenialReason, detail: str)
     turn.state.waitlist.remove(waiting)
     turn.state.leave_session(waiting.request)
     turn.lease_ids.append(waiting.request.lease_id)
-    if turn.state.reservations.drop(waiting) or waiting.preempts_at_ms is not None:
+    starved = waiting.starves and waiting.shape.service is not None
+    if turn.state.reservations.drop(waiting) or waiting.preempts_at_ms is not None or starved:
         turn.look = True  # what was kept for it is there for others now, and the next of its shape has its chances
     deny(turn, waiting.request, reason, detail)
 
@@ -108,17 +116,38 @@ def deny(turn: Turn, request: LeaseRequested, reason: DenialReason, detail: str)
     turn.tell(denied, reply_address(request.service, request.instance))
 
 
-def deny_impossible(turn: Turn) -> None:
-    """The devices changed: end the waiting of those whom none of them could ever hold."""
+def deny_hopeless(turn: Turn) -> None:
+    """Devices or limits changed: end the waiting of those whom no device, or whose service, could ever hold."""
     state = turn.state
-    if not state.ledger.devices or state.recovering_since_ms is not None:
+    if state.recovering_since_ms is not None:
         return
+    for waiting in list(state.planned.values()):
+        if is_beyond(state, waiting.shape):
+            dissolve(turn, waiting)
     assert all(state.candidates(waiting.shape) for waiting in state.planned.values())
-    shapes = [shape for shape in state.waitlist.shapes() if not state.candidates(shape)]
+    shapes = [shape for shape in state.waitlist.shapes() if _why_hopeless(state, shape) is not None]
     doomed = [waiting for shape in shapes for waiting in state.waitlist.of_shape(shape)]
     # In the order of the queue: that of the shapes is another after a restart from a snapshot.
     for waiting in sorted(doomed, key=lambda waiting: (waiting.key, waiting.arrival)):
-        end_waiting(turn, waiting, "impossible", why_impossible(state.ledger, waiting.shape))
+        hopeless = _why_hopeless(state, waiting.shape)
+        assert hopeless is not None
+        end_waiting(turn, waiting, *hopeless)
+
+
+def _why_hopeless(state: State, shape: Shape) -> tuple[DenialReason, str] | None:
+    """Why a request of this shape could never be granted; None if it could."""
+    if is_beyond(state, shape):
+        assert shape.service is not None
+        most_mib = state.limits[shape.service]
+        asked = f"{shape.vram_mib} MiB on each of {shape.gpus} devices" if shape.gpus > 1 else f"{shape.vram_mib} MiB"
+        return "quota", (
+            f"asked for {asked}; {shape.service} may hold {most_mib} MiB on all devices together: ask for less, or "
+            "raise its limit_mib in scheduler.policy"
+        )
+    # While no device is known nothing is impossible: the request waits for the devices to show up.
+    if state.ledger.devices and not state.candidates(shape):
+        return "impossible", why_impossible(state.ledger, shape)
+    return None
 
 
 def _ask_again(turn: Turn, request: LeaseRequested) -> None:

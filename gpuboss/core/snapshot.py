@@ -19,7 +19,7 @@ from gpuboss.core.state import State
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting, shape_of
 from gpuboss.events import DeviceObserved, LeaseDenied, LeaseEnded, LeaseGranted, LeaseRequested, PolicySet
-from gpuboss.fields import Digest
+from gpuboss.fields import Digest, Priority
 
 
 class _Lease(Struct, array_like=True):
@@ -42,6 +42,7 @@ class _Lease(Struct, array_like=True):
 
 class _Waiting(Struct, array_like=True):
     request: LeaseRequested
+    priority: Priority
     key: int
     arrival: int
     requested_at_ms: int
@@ -151,7 +152,8 @@ def load(dumped: bytes) -> State:
     state.now_ms, state.ticked_ms = snapshot.now_ms, snapshot.ticked_ms
     state.epoch, state.seq = snapshot.epoch, snapshot.seq
     state.core, state.incarnation = snapshot.core, snapshot.incarnation
-    state.policy, state.policy_recorded = snapshot.policy, snapshot.policy_recorded
+    state.set_policy(snapshot.policy)
+    state.policy_recorded = snapshot.policy_recorded
     state.fence, state.arrivals, state.floor = snapshot.fence, snapshot.arrivals, snapshot.floor
     state.recovering_since_ms = snapshot.recovering_since_ms
     if state.recovering_until_ms is not None:
@@ -198,6 +200,7 @@ def _dump_lease(lease: Lease) -> _Lease:
 def _dump_waiting(waiting: Waiting) -> _Waiting:
     return _Waiting(
         request=waiting.request,
+        priority=waiting.shape.priority,
         key=waiting.key,
         arrival=waiting.arrival,
         requested_at_ms=waiting.requested_at_ms,
@@ -278,7 +281,7 @@ def _load_lease(state: State, dumped: _Lease) -> None:
 def _load_waiting(state: State, dumped: _Waiting) -> None:
     waiting = Waiting(
         request=dumped.request,
-        shape=shape_of(dumped.request),
+        shape=shape_of(dumped.request, dumped.priority, state.limits),
         key=dumped.key,
         arrival=dumped.arrival,
         requested_at_ms=dumped.requested_at_ms,
@@ -288,11 +291,7 @@ def _load_waiting(state: State, dumped: _Waiting) -> None:
         since_ms=dumped.since_ms,
         preempts_at_ms=dumped.preempts_at_ms,
     )
-    state.waitlist.add(waiting)
-    if waiting.wait_until_ms is not None:
-        state.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, waiting.request.lease_id)
-    if waiting.preempts_at_ms is not None:
-        state.timers.set(waiting.preempts_at_ms, TimerKind.PREEMPTION, waiting.request.lease_id)
+    state.enqueue(waiting)
 
 
 def _load_plan(state: State, dumped: _Plan) -> None:

@@ -12,7 +12,7 @@ from gpuboss.core.fronts import Fronts
 from gpuboss.core.history import Memory, Past
 from gpuboss.core.inputs import NO_INPUTS, chained
 from gpuboss.core.ledger import Device, Ledger
-from gpuboss.core.policy import DEFAULT_POLICY
+from gpuboss.core.policy import DEFAULT_POLICY, limits_of
 from gpuboss.core.reservations import Reservations
 from gpuboss.core.timers import Timer, TimerKind, Timers
 from gpuboss.core.waitlist import Shape, Waiting, Waitlist
@@ -34,6 +34,7 @@ class State:
         self.core = 0  # the version of the rules by which the reign decides
         self.incarnation = ""
         self.policy: PolicySet = DEFAULT_POLICY
+        self.limits: dict[str, int] = {}  # in MiB, of the services to which the policy gives one
         self.policy_recorded = False  # before the first PolicySet the defaults hold
         self.fence = 0
         self.recovering_since_ms: int | None = None  # when it was seen that entries of the log are gone
@@ -68,6 +69,32 @@ class State:
         if able is None:
             able = self._candidates[shape] = placement.candidates(self.ledger, shape)
         return able
+
+    def set_policy(self, policy: PolicySet) -> None:
+        """Other rules. What is kept for whom the next pass says; here who waits is sorted by who has a limit now."""
+        before, self.limits = self.limits, limits_of(policy)
+        self.policy = policy
+        self.ledger.holdings.touch([*before, *self.limits])
+        if before.keys() == self.limits.keys():
+            return
+        waitlist, self.waitlist, self.fronts = self.waitlist, Waitlist(), Fronts()
+        for waiting in waitlist.by_id.values():
+            service = waiting.request.service
+            waiting.shape = waiting.shape._replace(service=service if service in self.limits else None)
+            self.enqueue(waiting)
+            if waiting.plan is not None:
+                self.waitlist.leave(waiting)
+
+    def enqueue(self, waiting: Waiting) -> bool:
+        """Queue a request, and set its deadlines. True if a place for it must be looked for."""
+        lease_id = waiting.request.lease_id
+        if waiting.wait_until_ms is not None:
+            self.timers.set(waiting.wait_until_ms, TimerKind.WAIT_TIMEOUT, lease_id)
+        if waiting.preempts_at_ms is not None:
+            self.timers.set(waiting.preempts_at_ms, TimerKind.PREEMPTION, lease_id)
+        if waiting.shape.service is not None and not waiting.starves:
+            self.timers.set(waiting.starves_at_ms, TimerKind.STARVATION, lease_id)
+        return self.waitlist.add(waiting)
 
     def join_session(self, request: LeaseRequested) -> None:
         """Note that a session's life now decides over this lease_id."""
@@ -110,10 +137,10 @@ class State:
             waiting = self.waitlist.by_id.get(timer.lease_id)
             return waiting is not None and waiting.wait_until_ms == timer.deadline_ms
         if timer.kind is TimerKind.STARVATION:
-            waiting = self.reservations.unpromised
-            if waiting is None or waiting.starves or waiting.request.lease_id != timer.lease_id:
+            waiting = self.waitlist.by_id.get(timer.lease_id)
+            if waiting is None or waiting.starves or waiting.starves_at_ms != timer.deadline_ms:
                 return False
-            return waiting.starves_at_ms == timer.deadline_ms
+            return waiting is self.reservations.unpromised or waiting.shape.service is not None
         if timer.kind is TimerKind.PREEMPTION:
             waiting = self.waitlist.by_id.get(timer.lease_id)
             return waiting is not None and waiting.preempts_at_ms == timer.deadline_ms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gpuboss.config import PolicyConfig
+from gpuboss.config import PolicyConfig, check_guarantees
 from gpuboss.core.policy import DEFAULT_POLICY
 from gpuboss.events import PolicySet
 from gpuboss.simulation.devices import observe
@@ -19,6 +19,8 @@ def rules(policy: PolicyConfig) -> PolicySet:
 
 
 def farm(devices: Iterable[tuple[int, int]], policy: PolicyConfig, at_ms: int) -> list[Fact]:
-    """One node with these devices, (index, MiB) each, from `at_ms` on."""
+    """One node with these devices, (index, MiB) each, from `at_ms` on. Raises `ConfigError` if the policy guarantees
+    more than they can lend."""
     observed = observe(devices, NODE, policy.margin_mib)
+    check_guarantees(policy, sum(each.total_mib - each.margin_mib for each in observed))
     return [Fact(at_ms, rules(policy)), *(Fact(at_ms, device) for device in observed)]

@@ -11,20 +11,23 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gpuboss.config import Config, load_config, load_policy, parse_duration_ms, redact_url
+from gpuboss.config import Config, PolicyConfig, load_config, load_policy, parse_duration_ms, redact_url
+from gpuboss.config.settings import CONFIG_VARIABLE
 from gpuboss.connection import connect
 from gpuboss.errors import ConfigError, GPUBossError, SchedulerUnavailable
 from gpuboss.keys import Keys
 from gpuboss.log import LogDamaged
 from gpuboss_scheduler.devices import observe
 from gpuboss_scheduler.known_log import KnownLog
+from gpuboss_scheduler.rules import Rules
 from gpuboss_scheduler.scheduler import Scheduler
 from gpuboss_scheduler.status import Status
 from gpuboss_scheduler.talk import say
@@ -40,7 +43,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 HELP = """Lends the VRAM of this machine's GPUs, in turn and by priority: the sidecar of GPUBoss.
 
-Each option is also a setting of config.yaml (under `scheduler`) and a GPUBOSS_* variable; options win.
+Each option is also a setting of config.yaml (under `scheduler`) and a GPUBOSS_* variable; options win. SIGHUP has the
+policy read again: from --policy FILE, or else from config.yaml.
 
 \b
   gpuboss-scheduler --embedded --devices "cuda:0=24GB"          no GPU, no Redis: try it out
@@ -103,16 +107,16 @@ def serve(
     }
     settings = load_config(config, arguments=arguments)
     if policy is not None:
-        settings = _with_policy(settings, policy)
+        settings = _with_policy(settings, load_policy(policy))
     wait_ms = 0.0 if wait is None else math.inf if wait == FOR_EVER else parse_duration_ms(wait)
-    run(settings, wait_ms)
+    run(settings, wait_ms, _policy_reader(policy, config, arguments))
 
 
-def run(config: Config, wait_ms: float) -> None:
-    """Serve with these settings. Raises `GPUBossError`."""
+def run(config: Config, wait_ms: float, read_policy: Callable[[], PolicyConfig] | None) -> None:
+    """Serve with these settings; `read_policy` reads the policy again, if it is in a file. Raises `GPUBossError`."""
     # The state holds no cycles; looking for them in hundreds of thousands of leases would stop the loop for long.
     gc.set_threshold(100_000, 50, 1000)
-    stop = _StopFlag()
+    stop, hang_up = _StopFlag(), _HangUpFlag()
     node = config.scheduler.node or _host_name()
     devices = observe(config.scheduler, node)
     with _server(config) as config:
@@ -120,7 +124,8 @@ def run(config: Config, wait_ms: float) -> None:
         status = Status()
         name = f"{node}:{os.getpid()}:{secrets.token_hex(4)}"
         with _web(config, node, status):
-            Scheduler(config, node, devices, name, status, stop.asked, _known_log(config)).run()
+            rules = Rules(config.scheduler, node, devices, read_policy, hang_up.take)
+            Scheduler(config, rules, name, status, stop.asked, _known_log(config)).run()
 
 
 class _StopFlag:
@@ -136,6 +141,22 @@ class _StopFlag:
 
     def asked(self) -> bool:
         return self._asked
+
+
+class _HangUpFlag:
+    """SIGHUP asks to read the policy again; the scheduler looks at it several times a second, between commits."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        signal.signal(signal.SIGHUP, self._ask)
+
+    def _ask(self, signum: int, frame: object) -> None:
+        self._asked = True
+
+    def take(self) -> bool:
+        """Whether it was asked for since this was last called."""
+        asked, self._asked = self._asked, False
+        return asked
 
 
 @contextmanager
@@ -207,10 +228,21 @@ def _await_redis(url: str, wait_ms: float, stop: _StopFlag) -> None:
             client.close()
 
 
-def _with_policy(config: Config, path: Path) -> Config:
+def _with_policy(config: Config, policy: PolicyConfig) -> Config:
     from msgspec.structs import replace
 
-    return replace(config, scheduler=replace(config.scheduler, policy=load_policy(path)))
+    return replace(config, scheduler=replace(config.scheduler, policy=policy))
+
+
+def _policy_reader(
+    policy: Path | None, config: Path | None, arguments: dict[str, object]
+) -> Callable[[], PolicyConfig] | None:
+    """What reads the policy again from where it was read first; None if that was no file."""
+    if policy is not None:
+        return partial(load_policy, policy)
+    if config is None and not os.environ.get(CONFIG_VARIABLE):
+        return None
+    return lambda: load_config(config, arguments=arguments).scheduler.policy
 
 
 def _host_name() -> str:

@@ -1,4 +1,4 @@
-"""What the leader does by its own clock: beat, tick, watch sessions and projections, explain the queue, keep
+"""What the leader does by its own clock: beat, tick, watch sessions, rules and projections, explain the queue, keep
 snapshots. Nothing of it grows the log unless something happened."""
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ class Chores:
         trust: Trust,
         snapshots: Snapshots,
         seen: Callable[[State], None],
+        follow_rules: Callable[[Reign, State], None],
     ) -> None:
-        """`seen` is told the state whenever the log was found to hold all that it is made of."""
+        """`seen` is told the state whenever the log was found to hold all that it is made of; `follow_rules` appends
+        rules that are set anew."""
         self.lease_facts = LeaseFacts(reign, state)
         self.snapshots = snapshots
         self.retention: Retention | None = None  # None: the log keeps all
@@ -62,6 +64,7 @@ class Chores:
             _Chore(BEAT_S, self.beat),
             _Chore(0.25, self._keep_up),
             _Chore(0.25, self._lose_sessions),
+            _Chore(0.25, lambda: follow_rules(reign, state)),
             _Chore(0.25, lambda: self.lease_facts.reclaim(clock.now_ms())),
             _Chore(0.5, self._look_at_projections),
             _Chore(1.0, self._explain_queue),

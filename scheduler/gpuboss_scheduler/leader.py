@@ -19,9 +19,8 @@ from gpuboss_scheduler.wire import Wire
 
 FRESH_MS = 5  # how far the id of a decision may be behind the time at which it was written
 BUSY = 16  # entries in one batch from which on reading ahead is worth its round trip
-PART = (
-    64  # entries in one commit at most: so few that the server soon has something to do, and their fixed cost is small
-)
+# Entries in one commit at most: so few that the server soon has something to do, so many that its price hardly counts.
+PART = 64
 
 
 class Leader:

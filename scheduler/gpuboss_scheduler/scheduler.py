@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,9 @@ from msgspec.structs import replace
 import gpuboss
 from gpuboss.config import Config, RetentionConfig, SchedulerConfig, redact_url
 from gpuboss.connection import connect
-from gpuboss.core.ledger import device_key
 from gpuboss.core.machine import CORE_VERSION, entry_ms
 from gpuboss.core.state import State
 from gpuboss.core.stream_ids import is_id, is_later
-from gpuboss.events import DeviceLost, DeviceObserved, Event
 from gpuboss.keys import Keys
 from gpuboss.log import LogReader, NewerLog
 from gpuboss_scheduler.chores import Chores
@@ -30,6 +28,7 @@ from gpuboss_scheduler.projections import write_all
 from gpuboss_scheduler.recovery import Overtaken, Recovered, SnapshotAhead, recover
 from gpuboss_scheduler.reign import LEADERSHIP_MS, Reign
 from gpuboss_scheduler.retention import Retention
+from gpuboss_scheduler.rules import Rules
 from gpuboss_scheduler.scripts import Deposed
 from gpuboss_scheduler.segments import SegmentWriter
 from gpuboss_scheduler.server_checks import durability_of, renew_aof, run_id_of
@@ -51,8 +50,7 @@ class Scheduler:
     def __init__(
         self,
         config: Config,
-        node: str,
-        devices: Sequence[DeviceObserved],
+        rules: Rules,
         name: str,
         status: Status,
         stopping: Callable[[], bool],
@@ -61,8 +59,8 @@ class Scheduler:
         self._url = config.gpu.redis_url
         self._keys = Keys(config.gpu.namespace)
         self._config = config.scheduler
-        self._node = node
-        self._devices = devices
+        self._rules = rules
+        self._checked = False  # whether the rules are such as the devices can bear
         self._name = name
         self._status = status
         self._stopping_asked = stopping
@@ -97,6 +95,9 @@ class Scheduler:
             durability = durability_of(client)
             if durability == "none":
                 say("durability: none, the server keeps no AOF: a restart of the server loses the log and all leases")
+            if not self._checked:
+                self._rules.check(client, self._keys)
+                self._checked = True
             while not self._stopping():
                 won = self._stand_by(client, durability)
                 if won is not None:
@@ -116,6 +117,7 @@ class Scheduler:
         while not self._stopping():
             seen, server_ms = look(client, self._keys)
             self._trust.answered(server_ms)
+            self._rules.reread(client, self._keys)
             ours = seen.leader == self._name and not was_away  # it was us, before the connection broke
             problem, won = "", None
             if _is_newer(seen.core):
@@ -155,7 +157,7 @@ class Scheduler:
         run_id = run_id_of(client)
         if seen.run_id not in ("", run_id) and durability != "none":
             renew_aof(client)
-        facts = self._facts(recovered.state)
+        facts = self._rules.facts(recovered.state)
         about = _about(self._name, durability, run_id, self._config.session_ttl_ms)
         won = claim(client, self._keys, seen, recovered, missed, facts, about)
         if won is None:
@@ -184,7 +186,7 @@ class Scheduler:
             # A jump of the server's clock that the log does not know of shows as soon as its tail is read.
             clock = LogClock(entry_ms(won.elected_id) - self._trust.jumped_since_ms(state.now_ms))
             snapshots = Snapshots(reign, state, self._config.snapshot_every)
-            chores = Chores(reign, state, clock, self._trust, snapshots, self._seen)
+            chores = Chores(reign, state, clock, self._trust, snapshots, self._seen, self._rules.follow)
             chores.retention = _retention(self._config, reign, state, clock, chores, self._status)
             reign.fence = state.fence
             shown = Shown(state, self._keys, self._config.replies_max)
@@ -223,12 +225,6 @@ class Scheduler:
         if until_ms is not None:
             left_s = max(0, until_ms - state.now_ms) // 1000
             self._status.problem = f"recovering: entries of the log were lost, nothing is granted for {left_s} s"
-
-    def _facts(self, state: State) -> list[Event]:
-        """What a new leader finds, and the log does not say: the rules and the devices."""
-        policy = self._config.policy.recorded(self._config.session_ttl_ms, self._config.lock_delay_ms)
-        is_new = policy != state.policy or not state.policy_recorded
-        return [*([policy] if is_new else []), *_device_facts(state, self._node, self._devices)]
 
 
 def _lose_sessions(reign: Reign, recovered: Recovered, session_ttl_ms: int, trust: Trust) -> str | None:
@@ -290,15 +286,3 @@ def _known(seen: Seen) -> Known | None:
     if not (is_id(seen.cursor) and seen.epoch.isdecimal() and seen.incarnation):
         return None
     return Known(seen.incarnation, int(seen.epoch), seen.cursor, int(seen.fence) if seen.fence.isdecimal() else 0)
-
-
-def _device_facts(state: State, node: str, devices: Sequence[DeviceObserved]) -> list[Event]:
-    """What the log does not know of this node's devices yet."""
-    known = {key: device.observed for key, device in state.ledger.devices.items()}
-    here = {device_key(device.node, device.device): device for device in devices}
-    gone = [
-        DeviceLost(node=node, device=observed.device)
-        for key, observed in known.items()
-        if observed.node == node and key not in here
-    ]
-    return [*gone, *(device for key, device in here.items() if known.get(key) != device)]

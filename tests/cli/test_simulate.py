@@ -47,6 +47,22 @@ def test_the_schedule_in_the_order_of_the_trace(nowhere: Console, trace: Path, t
     ]
 
 
+def test_a_limit_of_the_policy_holds_in_virtual_time(nowhere: Console, tmp_path: Path) -> None:
+    rows = ["job-00001,0,8192,60000,imajin", "job-00002,0,8192,60000,imajin", "job-00003,0,8193,60000,imajin"]
+    rows += ["job-00004,0,8192,5000,ollama"]
+    trace = "\n".join(["lease_id,submit_ms,vram_mib,hold_ms,service", *rows])
+    policy, out = tmp_path / "policy.yaml", tmp_path / "out.csv"
+    policy.write_text("services: {imajin: {limit_mib: 8192}}\n")
+    given = ("-", *ONE, "--policy", str(policy), "--out", str(out))
+    assert nowhere.call("simulate", *given, stdin=trace.encode()).code == 0
+    assert out.read_text().splitlines()[1:] == [
+        "job-00001,0,60000,cuda:0,released",
+        "job-00002,60000,120000,cuda:0,released",
+        "job-00003,,0,,quota",
+        "job-00004,0,5000,cuda:0,released",
+    ]
+
+
 def test_the_figures_as_json(nowhere: Console, trace: Path) -> None:
     ended = nowhere.call("simulate", str(trace), *ONE, "--json")
     high = {"requests": 1, "mean": 58_000, "median": 58_000, "p99": 58_000, "longest": 58_000}
@@ -165,11 +181,13 @@ def test_an_empty_trace(nowhere: Console) -> None:
         (["-", *ONE, "--out", "-"], 2, "expected a file: stdout has the report"),
         (["-", *ONE, "--policy", "/no/such/file"], 3, "cannot read '/no/such/file'"),
         (["-", *ONE, "--policy", "POLICY"], 3, "unknown key 'head_start'; did you mean 'head_start_ms'?"),
+        (["-", *ONE, "--policy", "MUCH"], 3, "MUCH:2: the guarantee_mib of ollama brings their sum to 24577 MiB"),
         (["BAD", *ONE], 2, ":2: vram_mib: '8GB' does not fit; expected a whole number from 1 to 16777216"),
     ],
 )
 def test_a_mistake_is_one_line(nowhere: Console, tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
     (tmp_path / "POLICY").write_text("head_start: {high: 1}\n")
+    (tmp_path / "MUCH").write_text("services:\n  ollama: {guarantee_mib: 24577}\n")
     (tmp_path / "BAD").write_text("lease_id,submit_ms,vram_mib,hold_ms\njob-00001,0,8GB,1\n")
     given = [str(tmp_path / each) if each.isupper() else each for each in arguments]
     ended = nowhere.call("simulate", *given, stdin=TRACE.encode())

@@ -12,8 +12,9 @@ import redis
 from gpuboss.core import snapshot
 from gpuboss.core.history import REMEMBERED_MS
 from gpuboss.events import LeaseRequested
+from gpuboss.fields import ServiceRules
 from tests.cli.console import Console, append, keep_snapshot, store
-from tests.core.scenario import START_MS, Scenario, fold, idled, session_lost
+from tests.core.scenario import START_MS, Scenario, fold, idled, policy, session_lost
 
 
 def why(console: Console, lease_id: str) -> dict[str, Any]:
@@ -125,6 +126,22 @@ def test_who_waits_for_several_devices(console: Console, client: redis.Redis) ->
     found = why(console, "asking__")
     assert (found["reason"], found["blocked_by"], found["gpus"]) == ("gang_incomplete", ["holder__"], 2)
     assert "asked for 19.5 GiB on each of 2 devices" in told(console, "asking__")
+
+
+def test_who_waits_for_its_own_service_to_hold_less(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.happens(policy(services={"imajin": ServiceRules(limit_mib=10_240, max_priority="low")}))
+    given.request("holder", 8_192)
+    given.request("asking", 8_192, priority="high")
+    store(client, given)
+    found = why(console, "asking__")
+    assert (found["reason"], found["blocked_by"], found["priority"]) == ("quota", ["holder__"], "low")
+    assert found["advice"] == [
+        "the oldest lease in the way can be asked back: gpuboss revoke holder__ --grace 30s",
+        "a request of 2 GiB or less is within the limit of imajin",
+        "imajin could hold more with a higher limit_mib in scheduler.policy",
+    ]
+    assert "imajin may hold 10240 MiB and holds 8192 MiB; this needs 8192 MiB" in told(console, "asking__")
 
 
 def test_who_waits_for_those_who_come_first(console: Console, client: redis.Redis) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import anyio
 
 from gpuboss import Device, Resident
-from tests.client.by_hand import until
+from tests.client.by_hand import until, until_ended
 from tests.client.platforms import Platform
 
 
@@ -50,6 +50,12 @@ async def use(resident: Resident[Model]) -> None:
     """A use that is over at once."""
     async with resident.use():
         pass
+
+
+async def use_until_ended(resident: Resident[Model]) -> None:
+    """A use that somebody else has to end."""
+    async with resident.use():
+        await until_ended()
 
 
 def states(platform: Platform) -> list[str]:

@@ -169,6 +169,7 @@ def test_answers_go_to_whoever_asked_for_that(clerk: Clerk) -> None:
     assert told == ["idle"]
     clerk.hear("LeaseStateChanged", lease_id="lease-01", cause="5-3", state="held")
     assert told == ["idle", "held"]
+    assert clerk.desk.held["lease-01"].asked == [], "a later renewal gets an answer of its own"
 
 
 def test_an_older_answer_that_is_read_again_changes_no_state(clerk: Clerk) -> None:

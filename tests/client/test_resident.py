@@ -10,10 +10,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from gpuboss import ConfigError, Device, GPUBoss, LeaseLost, Resident
+from gpuboss import ConfigError, Device, GPUBoss, GPUBossError, LeaseLost, Resident
 from tests.client.by_hand import until, until_ended
 from tests.client.platforms import Platform
-from tests.client.residents import Card, Model, states, the_lease, until_idle, use
+from tests.client.residents import Card, Model, states, the_lease, until_idle, use, use_until_ended
 
 
 @pytest.fixture
@@ -243,11 +243,11 @@ async def test_to_unload_a_model_it_is_enough_to_drop_it(boss: GPUBoss, in_threa
     gc.disable()
     try:
         await use(resident)
-        with pytest.raises(ValueError, match="a bad prompt") as kept:
-            async with resident.use():
-                raise ValueError("a bad prompt")
+        ended = asyncio.create_task(use_until_ended(resident))
+        await until("the use", lambda: resident._keeper.users.using)
         await resident.aclose()
-        assert left == [None], f"nor does {kept} hold it"
+        assert left == [None]
+        assert isinstance(ended.exception(), GPUBossError), "nor does its traceback hold the model"
     finally:
         gc.enable()
 

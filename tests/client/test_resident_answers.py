@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gpuboss import GPUBoss, LeaseLost, Resident, SchedulerUnavailable
-from tests.client.by_hand import HandScheduler, until, until_ended
-from tests.client.residents import Card, Model, use
+from tests.client.by_hand import HandScheduler, until
+from tests.client.residents import Card, Model, use, use_until_ended
 from tests.real.servers import RealServer
 
 TTL_S = 1.5
@@ -177,8 +177,3 @@ async def test_in_an_outage_it_is_given_up_before_the_session_can_be_dead(
             with pytest.raises(LeaseLost, match="session_lost"):
                 await using
         await until("the release of what was given up", lambda: released(hand) == [request["lease_id"]])
-
-
-async def use_until_ended(resident: Resident[Model]) -> None:
-    async with resident.use():
-        await until_ended()

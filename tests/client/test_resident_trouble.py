@@ -8,9 +8,11 @@ import anyio
 import pytest
 
 from gpuboss import Device, GPUBoss, GPUBossError, Lease, LeaseLost, LeaseTimeout, Resident
-from tests.client.by_hand import until, until_ended
+from gpuboss.client.pace import Alarm
+from gpuboss.client.users import Users
+from tests.client.by_hand import until
 from tests.client.platforms import Platform
-from tests.client.residents import Card, Model, states, the_lease, until_idle, use
+from tests.client.residents import Card, Model, states, the_lease, until_idle, use, use_until_ended
 
 
 @pytest.fixture
@@ -232,10 +234,20 @@ async def test_closing_is_not_cut_short(platform: Platform, resident: Resident[M
     await until("the release", lambda: not platform.leases())
 
 
+async def test_whoever_was_cancelled_and_has_not_left_yet_is_told_nothing() -> None:
+    users: Users[Model] = Users(Alarm())
+    coming = asyncio.create_task(users.come())
+    await until("the user", lambda: users.waiting)
+    coming.cancel()
+    users.refuse(LeaseLost("lease-01", "revoked"))
+    await asyncio.wait([coming])
+    assert coming.cancelled()
+
+
 async def test_closing_cancels_the_users_unloads_and_releases(
     platform: Platform, resident: Resident[Model], card: Card
 ) -> None:
-    using = asyncio.create_task(hold(resident))
+    using = asyncio.create_task(use_until_ended(resident))
     await until("the model", lambda: card.models)
     await resident.aclose()
     assert card.models == []
@@ -245,11 +257,6 @@ async def test_closing_cancels_the_users_unloads_and_releases(
         async with resident.use():
             pytest.fail("it is closed")
     await until("the release", lambda: not platform.leases())
-
-
-async def hold(resident: Resident[Model]) -> None:
-    async with resident.use():
-        await until_ended()
 
 
 async def test_closing_goes_on_where_somebody_does_not_leave(

@@ -4,7 +4,9 @@ import subprocess
 import sys
 from operator import attrgetter
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from gpuboss.config import (
     Config,
@@ -14,11 +16,13 @@ from gpuboss.config import (
     RetentionConfig,
     SchedulerConfig,
     ServiceConfig,
+    check_guarantees,
     load_config,
     load_config_with_origins,
     load_policy,
 )
 from gpuboss.config.settings import SETTINGS
+from gpuboss.core.door import DATA_BYTES_MAX
 from gpuboss.errors import ConfigError
 from gpuboss.fields import HeadStart, PreemptAfter
 
@@ -69,7 +73,7 @@ scheduler:
     margin_mib: 512
     max_waiting: 50
     services:
-      imajin.batch: {max_waiting: 5}
+      imajin.batch: {max_waiting: 5, limit_mib: 24GB, guarantee_mib: 1024, max_priority: normal}
       ollama: {}
     reservations: 1
     backfill_order: short
@@ -125,7 +129,12 @@ EVERYTHING = Config(
             head_start_ms=HeadStart(low=1, normal=2, high=3),
             margin_mib=512,
             max_waiting=50,
-            services={"imajin.batch": ServiceConfig(max_waiting=5), "ollama": ServiceConfig()},
+            services={
+                "imajin.batch": ServiceConfig(
+                    max_waiting=5, limit_mib=24_576, guarantee_mib=1_024, max_priority="normal"
+                ),
+                "ollama": ServiceConfig(),
+            },
             reservations=1,
             backfill_order="short",
             starve_ms=0,
@@ -190,8 +199,11 @@ def test_the_smallest_file_is_all_defaults(write):
 
 
 def test_every_key_of_the_file_has_its_place(write):
-    assert load_config(write(WHOLE), environ={}) == EVERYTHING
-    assert load_config(str(write(WHOLE)), environ={"GPUBOSS_CONFIG": "/nowhere"}) == EVERYTHING
+    path = write(WHOLE)
+    for config in (load_config(path, environ={}), load_config(str(path), environ={"GPUBOSS_CONFIG": "/nowhere"})):
+        line = WHOLE[: WHOLE.index("guarantee_mib")].count("\n") + 1
+        assert config.scheduler.policy.services["imajin.batch"].origin == f"{path}:{line}"
+        assert without_origin(config) == EVERYTHING
 
 
 def test_the_whole_file_above_leaves_no_setting_out(write):
@@ -327,6 +339,13 @@ def test_importing_it_is_light():
     assert done.stdout.strip() == "[]"
 
 
+def without_origin(config: Config) -> Config:
+    """The settings but for where a guarantee stands."""
+    policy = config.scheduler.policy
+    services = {name: replace(rules, origin="") for name, rules in policy.services.items()}
+    return replace(config, scheduler=replace(config.scheduler, policy=replace(policy, services=services)))
+
+
 def test_a_services_own_rules_need_the_name_of_a_service(write):
     with pytest.raises(ConfigError, match=r"policy\.yaml:2: 'Ollama!' is not a name; expected 1 to 63 of a-z"):
         load_policy(write("services:\n  Ollama!: {max_waiting: 1}\n", "policy.yaml"))
@@ -335,6 +354,24 @@ def test_a_services_own_rules_need_the_name_of_a_service(write):
 
 
 def test_more_services_with_rules_of_their_own_than_one_entry_of_the_log_holds_are_refused(write):
-    text = "services:\n" + "".join(f"  service-{number}: {{max_waiting: 1}}\n" for number in range(501))
-    with pytest.raises(ConfigError, match=r"policy\.yaml:2: services names 501 services; expected 500 at most"):
+    text = "services:\n" + "".join(f"  service-{number}: {{max_waiting: 1}}\n" for number in range(351))
+    with pytest.raises(ConfigError, match=r"policy\.yaml:2: services names 351 services; expected 350 at most"):
         load_policy(write(text, "policy.yaml"))
+
+
+def test_as_many_as_may_fit_into_one_entry_of_the_log_whatever_their_rules(write):
+    rules = "{max_waiting: 10000000, limit_mib: 17179869184, guarantee_mib: 17179869184, max_priority: normal}"
+    text = "services:\n" + "".join(f"  {number:063}: {rules}\n" for number in range(350))
+    recorded = load_policy(write(text.replace("  0", "  a"), "policy.yaml")).recorded(15_000, 60_000)
+    assert recorded.services["a" + "0" * 62].limit_mib == 17_179_869_184
+    assert len(msgspec.json.encode(recorded)) + len(',"epoch":9007199254740991,"seq":9007199254740991') < DATA_BYTES_MAX
+
+
+def test_the_sum_of_guarantees_is_refused_where_it_exceeds_what_there_is(write):
+    text = "services:\n  first: {guarantee_mib: 16384}\n  second: {guarantee_mib: 8GB}\n  third: {guarantee_mib: 1}\n"
+    policy = load_policy(write(text, "policy.yaml"))
+    check_guarantees(policy, 24_577)
+    with pytest.raises(ConfigError, match=r"policy\.yaml:4: the guarantee_mib of third brings their sum to 24577 MiB;"):
+        check_guarantees(policy, 24_576)
+    with pytest.raises(ConfigError, match=r"policy\.yaml:3: .* to 24576 MiB; expected at most 20000 MiB"):
+        check_guarantees(policy, 20_000)

@@ -25,6 +25,56 @@ MISTAKES = {
         3,
         "scheduler.policy.backfill_order: 'long' does not fit; expected one of key, short",
     ),
+    "rule of a service": (
+        "scheduler:\n  policy:\n    services:\n      imajin:\n        limit_mb: 8\n",
+        5,
+        "unknown key 'limit_mb' in scheduler.policy.services.imajin; did you mean 'limit_mib'?",
+    ),
+    "rules of no service": (
+        "scheduler:\n  policy:\n    services: [imajin]\n",
+        3,
+        "scheduler.policy.services is a list; expected a mapping with the keys NAME",
+    ),
+    "rules that are none": (
+        "scheduler:\n  policy:\n    services: {imajin: 8}\n",
+        3,
+        "scheduler.policy.services.imajin is 8 (a number); expected a mapping with the keys guarantee_mib, limit_mib,",
+    ),
+    "limit": (
+        "scheduler: {policy: {services: {imajin: {limit_mib: much}}}}\n",
+        1,
+        "scheduler.policy.services.imajin.limit_mib: 'much' is not a size; expected a number of MiB",
+    ),
+    "limit below zero": (
+        "scheduler: {policy: {services: {imajin: {limit_mib: -1}}}}\n",
+        1,
+        "scheduler.policy.services.imajin.limit_mib: -1 (a number) is not a size",
+    ),
+    "limit above all": (
+        "scheduler: {policy: {services: {imajin: {limit_mib: 17179869185}}}}\n",
+        1,
+        "scheduler.policy.services.imajin.limit_mib: 17179869185 (a number) is above 17179869184 MiB",
+    ),
+    "guarantee": (
+        "scheduler: {policy: {services: {imajin: {guarantee_mib: null}}}}\n",
+        1,
+        "scheduler.policy.services.imajin.guarantee_mib: null is not a size",
+    ),
+    "guarantee above the limit": (
+        "scheduler:\n  policy:\n    services:\n      imajin:\n        limit_mib: 8192\n        guarantee_mib: 8193\n",
+        6,
+        "scheduler.policy.services.imajin.guarantee_mib is 8193; expected at most its limit_mib, 8192",
+    ),
+    "highest priority": (
+        "scheduler: {policy: {services: {imajin: {max_priority: urgent}}}}\n",
+        1,
+        "scheduler.policy.services.imajin.max_priority: 'urgent' does not fit; expected one of low, normal, high",
+    ),
+    "most who wait": (
+        "scheduler: {policy: {services: {imajin: {max_waiting: true}}}}\n",
+        1,
+        "scheduler.policy.services.imajin.max_waiting: true (a boolean) does not fit; expected a whole number from 1",
+    ),
     "too many reservations": (
         "scheduler:\n  policy:\n    reservations: 1025\n",
         3,

@@ -14,6 +14,7 @@ FACT_TYPES += ("SessionLost",)
 FACT_TYPES += ("ClockTicked", "ClockJumped", "VramReclaimed", "SnapshotTaken")
 DECISION_TYPES: tuple[str, ...] = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended")
 DECISION_TYPES += ("LeaseStateChanged", "LeaseEnded", "PromiseMoved", "EventRejected")
+RANKS = ("low", "normal", "high")
 INPUT_TYPES = (*SERVICE_TYPES, "LeaseRevoked", *FACT_TYPES)
 
 
@@ -45,14 +46,28 @@ class AuditedLog:
 
 @dataclass
 class Caps:
-    """How many requests of one service may wait: of each, and, where they have rules of their own, of some."""
+    """How many requests of one service may wait, and how much it may hold: of each, and, where they have rules of
+    their own, of some."""
 
     of_each: int | None = 10_000
-    services: dict[str, dict[str, int]] = field(default_factory=dict)
+    services: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def of(self, service: str) -> int | None:
-        """Of this service; None: any number."""
-        return self.services[service]["max_waiting"] if service in self.services else self.of_each
+        """How many of this service may wait; None: any number."""
+        return self.services[service].get("max_waiting") if service in self.services else self.of_each
+
+    def limit_mib(self, service: str) -> int | None:
+        """How many MiB its leases may hold on all devices together; None: any number."""
+        return self.services.get(service, {}).get("limit_mib")
+
+    def counts_as(self, asked: dict[str, Any]) -> str:
+        """The priority of a request: what it claims, or the most that its service may."""
+        most = self.services.get(asked["service"], {}).get("max_priority", "high")
+        return RANKS[min(RANKS.index(asked["priority"]), RANKS.index(most))]
+
+    def guarantee_mib(self, service: str) -> int:
+        """Of what this service holds and is not preemptible, so much is protected."""
+        return int(self.services.get(service, {}).get("guarantee_mib", 0))
 
 
 @dataclass(frozen=True)
@@ -71,14 +86,14 @@ class AskingBack:
 
     def why_not(self, lease: dict[str, Any], ran_ms: int | None, wants: dict[str, Any], waited_ms: int) -> str | None:
         """What is wrong with asking for a lease; `ran_ms` None: it is idle."""
-        holder, asker = (("low", "normal", "high").index(each["priority"]) for each in (lease, wants))
+        holder, asker = (RANKS.index(each["counts_as"]) for each in (lease, wants))
         if self.preemption == "off":
             return "nothing may be asked back"
         if ran_ms is None:
             return None if holder <= asker else "it is idle, and of a higher class"
-        if self.preemption != "lower" or holder >= asker or not lease["preemptible"]:
+        if self.preemption != "lower" or holder >= asker:
             return "it is held, and not to be pre-empted"
-        if ran_ms < self.min_run_ms or waited_ms < self.preempt_after_ms[wants["priority"]]:
+        if ran_ms < self.min_run_ms or waited_ms < self.preempt_after_ms[wants["counts_as"]]:
             return f"it ran for {ran_ms} ms, and the other waited for {waited_ms} ms"
         return None
 

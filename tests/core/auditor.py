@@ -47,6 +47,7 @@ class Account:
     yield_set_ms: int = 0
     since_ms: int = 0  # when it began to wait, or to hold, without jumps of the clock
     over_ms: int = 0
+    number: int = 0  # of those who hold, or held, anything
 
     @property
     def alive(self) -> bool:
@@ -88,7 +89,7 @@ def request_behind(reasserted: dict[str, Any]) -> dict[str, Any]:
     names = ("lease_id", "service", "vram_mib", "priority", "node", "session", "instance")
     asked = {name: reasserted.get(name) for name in names}
     asked |= {"gpus": len(reasserted["devices"]), "exclusive": reasserted.get("exclusive", False)}
-    return DEFAULTS | asked | {"reclaimable": reasserted["state"] == "idle"}
+    return DEFAULTS | asked | {"reclaimable": reasserted["state"] == "idle", "counts_as": asked["priority"]}
 
 
 def audit(entries: Iterable[tuple[str, list[bytes]]]) -> list[str]:
@@ -113,6 +114,7 @@ class Audit:
         self._asked_for: dict[str, None] = {}  # for whom leases were asked back
         self._now_ms = 0
         self._fence = 0
+        self._holders = 0  # how many began to hold anything
         self._was_deferred = False  # whether the entry before left it to the next to look who may have a place
         for entry in log.inputs:
             if entry.at > log.decided_through:
@@ -164,7 +166,8 @@ class Audit:
             if any(known.asked.get(name) != asked.get(name) for name in ESSENCE):
                 self._blame(entry, "repeats a lease_id with other fields, and was not rejected")
             return
-        key = self._now_ms - self._head_start_ms[asked["priority"]]
+        asked["counts_as"] = self._caps.counts_as(asked)
+        key = self._now_ms - self._head_start_ms[asked["counts_as"]]
         wait_ms = asked.get("wait_ms")
         wait_until_ms = None if wait_ms is None else self._now_ms + wait_ms
         self.accounts[asked["lease_id"]] = Account(
@@ -196,6 +199,7 @@ class Audit:
         asked = request_behind(data) if known is None else known.asked
         account = Account(asked, (0, entry.at), self._now_ms, None, data["state"].replace("yielding", "held"), devices)
         account.expires_ms, account.expiry_set_ms = data.get("expires_at_ms"), self._now_ms
+        account.number = self._holders = self._holders + 1
         self.accounts[lease_id] = account
         self._fence = max(self._fence, data["fence"])
 
@@ -267,7 +271,9 @@ class Audit:
         data = entry.data
         match entry.type:
             case "LeaseRequested":  # beyond the cap; a repetition is of an older account
-                return account.order[1] == entry.at and self._is_beyond_cap(account)
+                return account.order[1] == entry.at and (self._is_beyond_cap(account) or self._is_beyond_limit(account))
+            case "PolicySet":
+                return account.standing == "waiting" and self._is_beyond_limit(account)
             case "LeaseReleased":
                 return bool(lease_id == data["lease_id"] and account.asked["service"] == data["service"])
             case "LeaseRevoked":
@@ -287,6 +293,12 @@ class Audit:
         waiting = [each.asked["service"] for each in self.accounts.values() if each.standing == "waiting"]
         most = self._caps.of(new.asked["service"])
         return most is not None and self._recovery.since_ms is None and waiting.count(new.asked["service"]) > most
+
+    def _is_beyond_limit(self, account: Account) -> bool:
+        """Whether it alone is more than its service may hold."""
+        limit_mib = self._caps.limit_mib(account.asked["service"])
+        size_mib = account.asked["vram_mib"] * account.asked["gpus"]
+        return limit_mib is not None and size_mib > limit_mib and self._recovery.since_ms is None
 
     # ------------------------------------------------------------ the decisions
 
@@ -316,6 +328,10 @@ class Audit:
         if self._recovery.since_ms is not None:
             self._blame(decision, "grants while holders of what was lost still have the word")
         before = [each for each in self.accounts.values() if each.standing == "waiting" and each.shape == account.shape]
+        if self._caps.limit_mib(asked["service"]) is not None:
+            before = [each for each in before if each.asked["service"] == asked["service"]]
+        else:
+            before = [each for each in before if self._caps.limit_mib(each.asked["service"]) is None]
         held = asked["lease_id"] in self._asked_for  # then it may have room that the others may not
         if any(each.order < account.order for each in before) and not held:
             self._blame(decision, "overtakes a request of the same shape")
@@ -330,6 +346,8 @@ class Audit:
             self._blame(decision, f"grants {data['device']}, asked was {asked['device']}")
         if data["fence"] <= self._fence or data["granted_at_ms"] != self._now_ms:
             self._blame(decision, "has a fence or a time that does not grow")
+        if data.get("priority", asked["priority"]) != asked["counts_as"]:
+            self._blame(decision, f"counts as {data.get('priority')}, and should as {asked['counts_as']}")
         if data["waited_ms"] != self._now_ms - account.asked_ms:
             self._blame(decision, f"says it waited {data['waited_ms']} ms")
         ttl_ms = asked.get("ttl_ms")
@@ -339,8 +357,18 @@ class Audit:
         account.standing, account.devices = "held", devices
         account.expires_ms, account.expiry_set_ms = data["expires_at_ms"], self._now_ms
         account.since_ms = self._now_ms
+        account.number = self._holders = self._holders + 1
         for key in devices:
             self._check_device(decision, key)
+        self._check_limit(decision, asked["service"])
+
+    def _check_limit(self, decision: Audited, service: str) -> None:
+        """At a grant: what its service is charged for, this grant among it, is within its limit."""
+        mine = [each for each in self.accounts.values() if each.asked["service"] == service]
+        held_mib = sum(each.asked["vram_mib"] * len(each.devices) for each in mine)
+        limit_mib = self._caps.limit_mib(service)
+        if limit_mib is not None and held_mib > limit_mib:
+            self._blame(decision, f"takes {service} to {held_mib} MiB, it may hold {limit_mib}")
 
     def _check_device(self, decision: Audited, key: str) -> None:
         """S1, at a grant: what is promised on the device, this grant among it, is there."""
@@ -364,12 +392,13 @@ class Audit:
         its_own = entry.type == "LeaseRequested" and entry.data["lease_id"] == lease_id
         lost = (account.asked["service"], account.asked.get("session")) in self._lost
         looked = its_own or entry.type in ("DeviceObserved", "DeviceLost") or entry.id == self._recovery.ended_by
+        hopeless = self._is_beyond_limit(account) and (due or entry.id == self._recovery.ended_by)
         right = {
             "impossible": looked and self._recovery.since_ms is None,
             "timeout": entry.type == "ClockTicked" and due,
             "cancelled": entry.type in ("LeaseReleased", "LeaseRevoked") and due,
             "session_lost": (entry.type == "SessionLost" and due) or (its_own and lost),
-            "quota": its_own and due,
+            "quota": (its_own and due) or hopeless,
         }
         if not right.get(reason, False) or not decision.data["detail"]:
             self._blame(decision, f"denies as {reason}, because of {entry.type}")
@@ -413,8 +442,24 @@ class Audit:
         self._asked_for[decision.data["for"]] = None
         ran_ms = None if account.standing == "idle" else self._now_ms - account.since_ms
         wrong = self._asking_back.why_not(account.asked, ran_ms, waiting.asked, self._now_ms - waiting.since_ms)
+        if ran_ms is not None and self._is_guaranteed(account):
+            wrong = "it is held, and inside its service's guarantee"
         if wrong is not None:
             self._blame(decision, f"asks for {account.asked['lease_id']}: {wrong}")
+
+    def _is_guaranteed(self, account: Account) -> bool:
+        """Whether it is not preemptible, and among the oldest such that the guarantee of its service covers whole."""
+        service = account.asked["service"]
+        left_mib = self._caps.guarantee_mib(service)
+        firm = [each for each in self.accounts.values() if each.standing in ("held", "idle")]
+        firm = [each for each in firm if each.asked["service"] == service and not each.asked["preemptible"]]
+        for each in sorted(firm, key=lambda each: each.number):
+            size_mib = each.asked["vram_mib"] * len(each.devices)
+            if size_mib <= left_mib:
+                left_mib -= size_mib
+                if each is account:
+                    return True
+        return False
 
     def _judge_change(self, entry: Audited, decision: Audited, account: Account) -> None:
         data = decision.data

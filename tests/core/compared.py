@@ -47,12 +47,13 @@ class ComparedLog(Log):
     def _compare_rows(self) -> None:
         state, model = self.state, self.model
         assert (state.now_ms, state.epoch, state.seq) == (model.now_ms, model.epoch, model.seq)
-        assert [w.request.lease_id for w in state.waitlist.in_order()] == [c.asked["lease_id"] for c in model.queue()]
+        queue = [(row.lease_id, row.priority) for row in map(queue_row, state.waitlist.in_order())]
+        assert queue == [(case.asked["lease_id"], case.counts_as) for case in model.queue()]
         free_mib = {key: row.free_mib for key, row in device_rows(state).items()}
         assert free_mib == {key: model.room.free_mib(key) for key in model.devices}
-        leases = {i: (row.state, row.expires_at_ms) for i, row in lease_rows(state).items()}
+        leases = {i: (row.state, row.expires_at_ms, row.priority) for i, row in lease_rows(state).items()}
         cases = {i: case for i, case in model.cases.items() if case.is_ not in ("waiting", "over")}
-        assert leases == {i: (case.is_, case.expires_ms) for i, case in cases.items()}
+        assert leases == {i: (case.is_, case.expires_ms, case.counts_as) for i, case in cases.items()}
 
 
 class Shown:

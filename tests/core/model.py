@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tests.core.model_plan import Plan
 from tests.core.model_prey import RULES as YIELDING
 from tests.core.model_prey import Prey, suffices, wanted_mib, worth
-from tests.core.model_room import ALIVE, Case, Room, Want
+from tests.core.model_room import ALIVE, CHARGED, Case, Room, Want
 
 DAY_MS = 24 * 60 * 60 * 1000
 DEFAULTS: dict[str, Any] = {
@@ -29,7 +29,11 @@ DEFAULTS: dict[str, Any] = {
     "session": None,
 }
 # What holds where a policy does not say.
-RULES: dict[str, Any] = {"reservations": 4, "starve_ms": 1_800_000, "backfill_order": "key"} | YIELDING
+RULES: dict[str, Any] = (
+    {"reservations": 4, "starve_ms": 1_800_000, "backfill_order": "key"} | YIELDING | {"services": {}}
+)
+OWN_RULES: dict[str, Any] = {"max_waiting": None, "limit_mib": None, "max_priority": "high"}  # of one service
+RANKS = ("low", "normal", "high")
 FACTS: tuple[str, ...] = ("SchedulerElected", "PolicySet", "DeviceObserved", "DeviceLost", "LeaseObserved")
 FACTS += ("SessionLost", "ClockTicked", "ClockJumped", "VramReclaimed", "SnapshotTaken")
 DECISIONS: tuple[str, ...] = ("LeaseGranted", "LeaseDenied", "YieldRequested", "LeaseExtended", "LeaseStateChanged")
@@ -63,7 +67,7 @@ class Model:
         self.epoch = self.seq = self.fence = self.arrivals = 0
         self.head_start_ms = {"low": 0, "normal": 900_000, "high": 3_600_000}
         self.max_waiting: int | None = 10_000
-        self.max_waiting_of: dict[str, int] = {}
+        self.services: dict[str, dict[str, Any]] = {}
         self.devices: dict[str, dict[str, Any]] = {}
         self.cases: dict[str, Case] = {}
         self.room = Room(self.devices, self.cases)
@@ -100,7 +104,7 @@ class Model:
     def queue(self) -> list[Case]:
         """Everyone who waits, in order."""
         waiting = [case for case in self.cases.values() if case.is_ == "waiting"]
-        return sorted(waiting, key=lambda case: (case.key, case.arrival))
+        return sorted(waiting, key=_order)
 
     # ------------------------------------------------------------ answering
 
@@ -156,6 +160,7 @@ class Model:
             expires_at_ms=case.expires_ms,
             waited_ms=now_ms - case.submitted_ms,
             fence=self.fence,
+            **({} if case.counts_as == asked["priority"] else {"priority": case.counts_as}),
         )
         case.granted = answer.data
 
@@ -173,18 +178,24 @@ class Model:
         failed = []
         passing: list[tuple[float, Case, list[str]]] = []
         for case in self.queue():
+            within = self._is_within_limit(case)
             if case.want is not None:
+                if not within:
+                    case.want = None
+                    return True
                 if self._serve_wanting(case):
                     return True
                 continue
-            if case.shape in failed or any(case.shape == other.shape for _, other, _ in passing):
+            if self._kind(case) in failed or any(self._kind(case) == self._kind(other) for _, other, _ in passing):
+                continue
+            if not within:
                 continue
             able = self.room.able(case.asked)
             devices = self.room.best(case.asked, [key for key in able if plan.admits(case.asked, key, self.now_ms)])
             if devices is None:
                 if not passing and self._ask_back_for(case):
                     return True
-                failed.append(case.shape)
+                failed.append(self._kind(case))
                 plan.keep(case, able)
             elif self.rules["backfill_order"] == "short" and plan.kept and not plan.had(case):
                 passing.append((case.asked["ttl_ms"] or float("inf"), case, devices))
@@ -195,6 +206,28 @@ class Model:
         if passing:
             self._grant(*min(passing, key=lambda each: each[0])[1:])  # of equally short ones the first in the queue
         return bool(passing)
+
+    def _kind(self, case: Case) -> tuple[Any, ...]:
+        """What others must be like to have no place where this one has none."""
+        return case.shape, case.asked["service"] if self._limit_mib(case.asked) is not None else None
+
+    def _limit_mib(self, asked: dict[str, Any]) -> int | None:
+        limit_mib: int | None = self.services.get(asked["service"], OWN_RULES)["limit_mib"]
+        return limit_mib
+
+    def _is_within_limit(self, case: Case) -> bool:
+        """Whether its service may hold it too, beside what it holds and what is kept for those of it that come before:
+        who has a reservation, or has had leases asked back, and the first who starves."""
+        limit_mib, service = self._limit_mib(case.asked), case.asked["service"]
+        if limit_mib is None:
+            return True
+        mine = [each for each in self.cases.values() if each.asked["service"] == service]
+        held_mib = sum(each.asked["vram_mib"] * len(each.devices) for each in mine if each.is_ in CHARGED)
+        before = [each for each in mine if each.is_ == "waiting" and _order(each) < _order(case)]
+        before.sort(key=_order)
+        starving = [each for each in before if each.starves][:1]
+        kept = [each for each in before if self.plan.of(each) is not None or each.want is not None or each in starving]
+        return held_mib + sum(_size_mib(each.asked) for each in [*kept, case]) <= limit_mib
 
     def _serve_wanting(self, case: Case) -> bool:
         """Grant who waits for leases that were asked back, if there is a place with what is held for it."""
@@ -288,8 +321,9 @@ class Model:
             elif case.is_ in ALIVE:
                 self._end(case, "expired" if kind == 0 else "revoked")
         hopeless = self.plan.unpromised
-        if hopeless is not None and hopeless.is_ == "waiting" and hopeless.starves_ms <= self.now_ms:
-            hopeless.starves = True
+        for case in self.queue():
+            if case is hopeless or self._limit_mib(case.asked) is not None:
+                case.starves = case.starves or case.starves_ms <= self.now_ms
         self.defers = data.get("inputs_follow", False)
 
     def on_ClockJumped(self, data: dict[str, Any]) -> None:
@@ -324,14 +358,15 @@ class Model:
         self.head_start_ms = data["head_start_ms"]
         self.rules |= RULES | {name: data[name] for name in self.rules if name in data}
         self.max_waiting = data.get("max_waiting")
-        self.max_waiting_of = {name: rules["max_waiting"] for name, rules in data.get("services", {}).items()}
+        self.services = {name: OWN_RULES | rules for name, rules in data.get("services", {}).items()}
+        self._deny_hopeless()
 
     def on_DeviceObserved(self, data: dict[str, Any]) -> None:
         """A device is there, or changed."""
         defaults = {"reserved_mib": 0, "margin_mib": 0, "foreign_mib": 0, "simulated": False, "healthy": True}
         self.devices[f"{data['node']}/{data['device']}"] = defaults | data
         self._forget_wants()
-        self._deny_impossible()
+        self._deny_hopeless()
 
     def on_DeviceLost(self, data: dict[str, Any]) -> None:
         """All that was on it ends; what of it lies on other devices stays charged there."""
@@ -346,12 +381,18 @@ class Model:
                 case.is_ = "over"
         del self.devices[key]
         self._forget_wants()
-        self._deny_impossible()
+        self._deny_hopeless()
 
-    def _deny_impossible(self) -> None:
+    def _deny_hopeless(self) -> None:
         for case in self.queue():
-            if self.devices and not self.room.able(case.asked):
-                self._deny(case, "impossible")
+            self._deny_if_hopeless(case)
+
+    def _deny_if_hopeless(self, case: Case) -> None:
+        limit_mib = self._limit_mib(case.asked)
+        if limit_mib is not None and _size_mib(case.asked) > limit_mib:
+            self._deny(case, "quota")
+        elif self.devices and not self.room.able(case.asked):
+            self._deny(case, "impossible")
 
     def on_SessionLost(self, data: dict[str, Any]) -> None:
         """All that the process asked for is over."""
@@ -381,20 +422,23 @@ class Model:
             self._ask_again(known, asked)
             return
         wait_until_ms = None if asked["wait_ms"] is None else self.now_ms + asked["wait_ms"]
-        key = self.now_ms - self.head_start_ms[asked["priority"]]
-        most = self.max_waiting_of.get(asked["service"], self.max_waiting)
+        own = self.services.get(asked["service"], OWN_RULES | {"max_waiting": self.max_waiting})
+        priority = RANKS[min(RANKS.index(asked["priority"]), RANKS.index(own["max_priority"]))]
+        key = self.now_ms - self.head_start_ms[priority]
+        most = own["max_waiting"]
         others = [case for case in self.queue() if case.asked["service"] == asked["service"]]
         self.arrivals += 1
         case = Case(asked, self.arrivals, key, self.now_ms, wait_until_ms)
         case.since_ms = self.now_ms
         case.starves_ms = self.now_ms + self.rules["starve_ms"]
+        case.counts_as = priority
         self.cases[asked["lease_id"]] = case
         if (asked["service"], asked["session"]) in self.lost:
             self._deny(case, "session_lost")
         elif most is not None and len(others) >= most:
             self._deny(case, "quota")
-        elif self.devices and not self.room.able(asked):
-            self._deny(case, "impossible")
+        else:
+            self._deny_if_hopeless(case)
 
     def _ask_again(self, known: Case, asked: dict[str, Any]) -> None:
         forgotten = known.is_ == "reclaiming" and known.over_ms <= self.now_ms - DAY_MS
@@ -482,6 +526,14 @@ class Model:
             self._end(case, "revoked")
         elif case.is_ != "yielding":
             self._ask_back(case, grace_ms, None)
+
+
+def _order(case: Case) -> tuple[int, int]:
+    return case.key, case.arrival
+
+
+def _size_mib(asked: dict[str, Any]) -> int:
+    return int(asked["vram_mib"] * asked["gpus"])
 
 
 def _address(asked: dict[str, Any]) -> str:

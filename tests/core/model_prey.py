@@ -33,7 +33,7 @@ def worth(lease: Case) -> int:
 
 def rank(case: Case) -> int:
     """The class, as a number that is larger for a higher one."""
-    return CLASSES.index(case.asked["priority"])
+    return CLASSES.index(case.counts_as)
 
 
 class Prey:
@@ -51,7 +51,7 @@ class Prey:
         if self.rules["preemption"] == "off":
             return None
         found = self._cheapest(self._may_be_idle, lambda lease: (worth(lease), lease.arrival))
-        after_ms = self.rules["preempt_after_ms"].get(self.case.asked["priority"])
+        after_ms = self.rules["preempt_after_ms"].get(self.case.counts_as)
         waited_ms = self.ticked_ms - self.case.since_ms
         if found is None and self.rules["preemption"] == "lower" and after_ms is not None and waited_ms >= after_ms:
             found = self._cheapest(self._may_be_held, _by_class)
@@ -68,8 +68,22 @@ class Prey:
 
     def _may_be_held(self, lease: Case) -> bool:
         long = self.ticked_ms - lease.since_ms >= max(1, self.rules["min_run_ms"])
-        lower = rank(lease) < rank(self.case) and lease.asked["preemptible"]
+        lower = rank(lease) < rank(self.case) and not self._is_guaranteed(lease)
         return self._may_be_idle(lease) or (lease.is_ == "held" and lower and long)
+
+    def _is_guaranteed(self, lease: Case) -> bool:
+        """Whether it is not preemptible, and among the oldest such that its service's guarantee covers."""
+        service = lease.asked["service"]
+        left_mib = self.rules["services"].get(service, {}).get("guarantee_mib", 0)
+        mine = [each for each in self.room.cases.values() if each.asked["service"] == service]
+        firm = [each for each in mine if each.is_ in ("held", "idle") and not each.asked["preemptible"]]
+        for each in sorted(firm, key=lambda each: int((each.granted or {})["fence"])):
+            size_mib = each.asked["vram_mib"] * len(each.devices)
+            if size_mib <= left_mib:
+                left_mib -= size_mib
+                if each is lease:
+                    return True
+        return False
 
     def _cheapest(
         self, may: Callable[[Case], bool], order: Callable[[Case], Any]
@@ -97,7 +111,7 @@ class Prey:
         free_mib, kept = self.room.free_mib(key), self._kept_there(key)
         counted = [lease for lease in there if self.goes(lease) or may(lease)]
         if kept is not None:
-            if kept.start_ms is None or asked["exclusive"] or kept.case.asked["exclusive"]:
+            if kept.start_ms is None or asked["exclusive"]:
                 return None
             start_ms = kept.start_ms
             free_mib = min(free_mib, self.plan.left_over_mib(kept.case, key, start_ms))

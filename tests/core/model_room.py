@@ -21,7 +21,7 @@ class Want:
     stock_mib: dict[str, int]
 
 
-@dataclass
+@dataclass(eq=False)
 class Case:
     """One lease_id from its request to the day after its end. `is_`: waiting, one of CHARGED, or over."""
 
@@ -31,6 +31,7 @@ class Case:
     submitted_ms: int
     wait_until_ms: int | None
     is_: str = "waiting"
+    counts_as: str = ""
     starves_ms: int = 0
     starves: bool = False
     promised_ms: int | None = None
@@ -52,8 +53,8 @@ class Case:
     @property
     def shape(self) -> tuple[Any, ...]:
         """What decides where it fits."""
-        names = ("vram_mib", "gpus", "exclusive", "device", "node", "ttl_ms", "priority")
-        return tuple(self.asked[name] for name in names)
+        names = ("vram_mib", "gpus", "exclusive", "device", "node", "ttl_ms")
+        return (self.counts_as, *(self.asked[name] for name in names))
 
 
 class Room:

@@ -181,18 +181,20 @@ def observed(number: int, total_mib: int, node: str = NODE, **fields: Any) -> De
 def policy(
     lock_delay_ms: int = 0,
     max_waiting: int | None = None,
-    services: Mapping[str, int] | None = None,
+    services: Mapping[str, int | ServiceRules] | None = None,
     **head_start_ms: int,
 ) -> PolicySet:
     """The default rules but for the lock delay, which simulated devices do not need, for how many may wait (of each
-    service, and of those named; any number unless given), and head starts given."""
+    service, and of those named; any number unless given), for other rules of those named, and head starts given."""
     return PolicySet(
         HeadStart(**head_start_ms),
         margin_mib=None,
         session_ttl_ms=15_000,
         lock_delay_ms=lock_delay_ms,
         max_waiting=max_waiting,
-        services={name: ServiceRules(most) for name, most in (services or {}).items()},
+        services={
+            name: ServiceRules(rules) if isinstance(rules, int) else rules for name, rules in (services or {}).items()
+        },
     )
 
 

@@ -25,7 +25,7 @@ from gpuboss.events import (
     SessionLost,
     VramReclaimed,
 )
-from gpuboss.fields import PreemptAfter
+from gpuboss.fields import PreemptAfter, ServiceRules
 from tests.core import hostile
 from tests.core.auditor import Audit, audit
 from tests.core.compared import ComparedLog
@@ -37,6 +37,8 @@ WISHES = (None, None, None, None, None, "cuda:0", "cuda:1", "GPU-alpha-1", "GPU-
 FARMS = ((24_576,), (24_576, 24_576), (8_192, 24_576, 24_576), ())
 MOMENTS_MS = (0, 1, 10, 50, 100, 1_000, 10_000)
 
+Owns = dict[str, int | ServiceRules]
+
 sessions = st.sampled_from((padded("s"), padded("t")))
 nodes = st.sampled_from(("alpha", "alpha", "beta"))
 numbers = st.integers(0, 2)
@@ -45,6 +47,15 @@ ttls = st.sampled_from((1, 100, 1_000))
 reloads = st.sampled_from((0, 5, 5_000, 2**53 - 1))
 mostly = st.sampled_from((True, True, True, True, True, True, False))
 caps = st.sampled_from((None, None, 1, 2, 5))
+limits = st.sampled_from((None, None, 0, 4_096, 10_000, 24_576, 30_000))
+own_rules = st.builds(
+    ServiceRules,
+    max_waiting=caps,
+    guarantee_mib=st.sampled_from((0, 4_096, 16_384)),
+    limit_mib=limits,
+    max_priority=st.sampled_from(("low", "normal", "high", "high")),
+)
+owns = st.fixed_dictionaries({}, optional={"imajin": own_rules, "ollama": own_rules})
 RULES: dict[str, Any] = {
     "reservations": st.sampled_from((0, 1, 2, 4)),
     "backfill_order": st.sampled_from(("key", "short")),
@@ -68,10 +79,10 @@ class AgainstModel(RuleBasedStateMachine):
         self.unread = 0  # how many more entries the scheduler leaves unread
         self.agreed = True
 
-    @initialize(sizes=st.sampled_from(FARMS), lock_delay=st.sampled_from((0, 60_000)), most=caps, **RULES)
-    def begin(self, sizes: tuple[int, ...], lock_delay: int, most: int | None, **rules: Any) -> None:
+    @initialize(sizes=st.sampled_from(FARMS), lock_delay=st.sampled_from((0, 60_000)), most=caps, own=owns, **RULES)
+    def begin(self, sizes: tuple[int, ...], lock_delay: int, most: int | None, own: Owns, **rules: Any) -> None:
         self.happens(SchedulerElected("first", "0", 1, "log-1"))
-        self.happens(replace(policy(lock_delay, most), **rules))
+        self.happens(replace(policy(lock_delay, most, own), **rules))
         for number, size in enumerate(sizes):
             self.happens(observed(number, size))
 
@@ -115,7 +126,7 @@ class AgainstModel(RuleBasedStateMachine):
         session=st.none() | sessions,
         instance=st.sampled_from((None, None, "left")),
         reclaimable=mostly,
-        preemptible=mostly,
+        preemptible=st.booleans(),
     )
     def request(self, **fields: Any) -> None:
         self.requests.append(LeaseRequested(lease_id=f"lease-{len(self.requests):04}", **fields))
@@ -199,10 +210,10 @@ class AgainstModel(RuleBasedStateMachine):
         self.happens(ClockJumped(f"{self.log.now_ms - back_ms}-0", delta_ms))
 
     @rule(
-        lock_delay=st.sampled_from((0, 60_000)), high=st.sampled_from((0, 100, 3_600_000)), most=caps, own=caps, **RULES
+        lock_delay=st.sampled_from((0, 60_000)), high=st.sampled_from((0, 100, 3_600_000)), most=caps, own=owns, **RULES
     )
-    def set_policy(self, lock_delay: int, high: int, most: int | None, own: int | None, **rules: Any) -> None:
-        self.happens(replace(policy(lock_delay, most, {} if own is None else {"imajin": own}, high=high), **rules))
+    def set_policy(self, lock_delay: int, high: int, most: int | None, own: Owns, **rules: Any) -> None:
+        self.happens(replace(policy(lock_delay, most, own, high=high), **rules))
 
     @rule(name=st.sampled_from(tuple(hostile.ALL)))
     def attack(self, name: str) -> None:
@@ -238,6 +249,10 @@ class AgainstModel(RuleBasedStateMachine):
                 assert all(places[i].place < number or i in state.planned for i in why.blocked_by)
             else:
                 assert set(why.blocked_by) <= set(state.ledger.leases), lease_id
+            if why.reason == "quota":
+                service = state.waitlist.by_id[lease_id].request.service
+                assert why.blocked_by
+                assert {state.ledger.leases[blocker].request.service for blocker in why.blocked_by} == {service}
 
     def teardown(self) -> None:
         if self.agreed:  # else it has failed already, and would fail again

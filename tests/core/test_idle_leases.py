@@ -9,11 +9,24 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gpuboss.core.adoption import adopt_input
 from gpuboss.core.explain import explain
 from gpuboss.core.projections import device_row
-from gpuboss.events import LeaseIdled, LeaseResumed
+from gpuboss.events import LeaseIdled, LeaseReasserted, LeaseReleased, LeaseResumed, LogLost, SchedulerElected
 from tests.core.reserving import kept, with_rules
-from tests.core.scenario import Scenario, device_lost, idled, padded, policy, reclaimed, renewed, resumed, session_lost
+from tests.core.scenario import (
+    NODE,
+    START_MS,
+    Scenario,
+    device_lost,
+    idled,
+    padded,
+    policy,
+    reclaimed,
+    renewed,
+    resumed,
+    session_lost,
+)
 
 GRACE_MS = 15_000
 
@@ -441,6 +454,25 @@ def test_a_restart_in_the_middle_changes_nothing(before):
     ]
 
 
+def test_where_entries_of_the_log_are_lost_nothing_is_held_any_more():
+    given = warm(("warm", 20_000))
+    given.request("b", 4_576, service="other")
+    given.request("c", 8_192)
+    given.happens(SchedulerElected("next", "0", 1, "log-2", LogLost(given.entries[-1].id, 9)))
+    assert given.state.planned == {}
+    assert free_and_held(given) == [(0, 0)]
+    said = LeaseReasserted(padded("c"), "imajin", NODE, "cuda:0", ["cuda:0"], 8_192, "normal", "held", START_MS, 10)
+    assert given.says(said) == ["again granted c on cuda:0"]
+
+
+def test_other_rules_hold_nothing_of_what_ours_asked_back():
+    given = warm(("warm", 20_000))
+    given.request("b", 8_192)
+    adopt_input(given.state, f"{given.now_ms}-99", LeaseReleased(padded("warm"), "imajin"), by_scheduler=False)
+    assert given.state.planned == {}
+    assert free_and_held(given) == [(4_576, 0)]
+
+
 # ---------------------------------------------------------------- beside reservations
 
 
@@ -459,6 +491,17 @@ def test_a_plan_does_not_delay_a_start_that_is_reserved():
     given.now_ms += 500
     given.says(idled("warm"))
     assert kept(given) == {"first": ("cuda:0", 500)}
+
+
+def test_who_wants_to_be_alone_has_nobody_asked_back_where_something_is_reserved():
+    given = Scenario(24_576, 24_576)
+    given.happens(policy(high=0, normal=0))
+    given.request("bounded", 20_000, ttl_ms=1_000, device="cuda:0")
+    given.request("warm", 2_000, device="cuda:1", reclaimable=True)
+    given.request("gang", 8_192, gpus=2)
+    given.says(idled("warm"))
+    assert given.request("alone", 1, exclusive=True, device="cuda:1") == []
+    assert kept(given)["gang"] == ("cuda:1+cuda:0", 1_000)
 
 
 def test_who_comes_later_counts_on_no_lease_whose_end_a_reservation_counts_on():

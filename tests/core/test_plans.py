@@ -41,7 +41,7 @@ def may_be_asked(day: Day, waiting: Waiting, lease: Lease) -> bool:
     asker, holder = (CLASSES.index(each.request.priority) for each in (waiting, lease))
     if lease.state == "idle":
         return holder <= asker
-    if lease.state != "held" or rules.preemption != "lower" or holder >= asker or not lease.request.preemptible:
+    if lease.state != "held" or rules.preemption != "lower" or holder >= asker:
         return False
     after_ms = rules.preempt_after_ms.high if asker == 2 else rules.preempt_after_ms.normal
     waited_ms, ran_ms = state.ticked_ms - waiting.requested_at_ms, state.ticked_ms - lease.granted.granted_at_ms

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gpuboss.core.policy import RANK
 from gpuboss.core.timers import TimerKind
 from gpuboss.events import ClockTicked, LeaseGranted, LeaseReleased, YieldRequested
-from gpuboss.fields import PreemptAfter
+from gpuboss.fields import PreemptAfter, ServiceRules
 from tests.core.scenario import START_MS, Scenario, device_lost, idled, jumped, padded, policy, resumed
 
 RULES: dict[str, Any] = {
@@ -80,7 +80,7 @@ def test_only_a_tick_gives_the_right():
 
 
 def test_nothing_is_written_where_time_alone_changes_nothing():
-    given = lower(24_576)
+    given = lower(24_576, services={"imajin": ServiceRules(guarantee_mib=20_000)})
     given.request("held", 20_000, priority="low", preemptible=False)
     given.request("b", 8_192, priority="high")
     given.tick(after_ms=500)
@@ -106,8 +106,9 @@ def test_age_orders_and_never_evicts():
     assert given.tick(after_ms=30 * 24 * 3_600_000) == []
 
 
-def test_the_next_of_a_size_has_the_chances_of_who_is_gone():
-    given = lower(24_576)
+@pytest.mark.parametrize("reservations", [0, 4])
+def test_the_next_of_a_size_has_the_chances_of_who_is_gone(reservations):
+    given = lower(24_576, reservations=reservations)
     given.request("held", 20_000, priority="low")
     given.request("a", 8_192, priority="high")
     given.request("b", 8_192, priority="high")
@@ -117,14 +118,16 @@ def test_the_next_of_a_size_has_the_chances_of_who_is_gone():
     assert given.tick(after_ms=400) == ["asked back held within 300 ms for b"]
 
 
-def test_a_jump_of_the_clock_gives_no_right():
+@pytest.mark.parametrize(("ran_ms", "after_ms"), [(0, 1_000), (5_000, 500)])
+def test_a_jump_of_the_clock_gives_no_right(ran_ms, after_ms):
     given = lower(24_576)
     given.request("held", 20_000, priority="low")
+    given.tick(after_ms=ran_ms)
     given.request("b", 8_192, priority="high")
     given.now_ms += 3_600_000
     given.happens(jumped(given.now_ms, 3_600_000))
     assert given.tick() == []
-    assert given.tick(after_ms=999) == []
+    assert given.tick(after_ms=after_ms - 1) == []
     assert given.tick(after_ms=1) == ["asked back held within 300 ms for b"]
 
 
@@ -160,7 +163,7 @@ def test_the_lowest_class_first_in_it_the_idle_then_the_youngest_and_no_more_tha
 
 
 def test_what_is_protected_is_not_asked_back():
-    given = lower(24_576)
+    given = lower(24_576, services={"imajin": ServiceRules(guarantee_mib=8_192)})
     given.request("safe", 8_192, priority="low", preemptible=False)
     given.request("held", 8_192, priority="normal")
     given.request("b", 12_000, priority="high")

@@ -22,7 +22,7 @@ from gpuboss.events import (
     SessionLost,
     VramReclaimed,
 )
-from gpuboss.fields import PreemptAfter
+from gpuboss.fields import PreemptAfter, ServiceRules
 from tests.core import hostile
 from tests.core.scenario import Log, observed, policy
 
@@ -76,7 +76,7 @@ class Traffic:
             "ttl_ms": self.random.choice((50, 500, 5_000)) if rare() < 0.3 else None,
             "wait_ms": self.random.choice((50, 500, 5_000)) if rare() < 0.3 else None,
             "reclaimable": rare() < 0.5,
-            "preemptible": rare() < 0.9,
+            "preemptible": rare() < 0.7,
             "instance": "left" if rare() < 0.1 else None,
             "session": f"session-{self.random.randint(0, 30):02}" if rare() < 0.5 else None,
         }
@@ -160,7 +160,10 @@ class Traffic:
     def _set_policy(self) -> None:
         draw = self.random.choice
         most, own = draw((None, 3, 10)), draw((None, 1, 20))
-        services = {} if own is None else {"imajin": own}
+        services: dict[str, int | ServiceRules] = {} if own is None else {"imajin": own}
+        if draw((True, False)):
+            limit_mib, guarantee_mib = draw((None, 8_192, 24_576, 40_960)), draw((0, 8_192))
+            services["ollama"] = ServiceRules(most, guarantee_mib, limit_mib, draw(("low", "normal", "high")))
         rules: dict[str, Any] = {
             "reservations": draw((0, 1, 1, 2, 4, 4)),
             "backfill_order": draw(("key", "key", "short")),

@@ -94,10 +94,10 @@ def _without_deduplication(bindings: Bindings) -> None:
         if request.lease_id in state.waitlist.by_id or request.lease_id in state.ledger.leases:
             ask_again(turn, request)
             return
-        shape = shape_of(request)
+        shape = shape_of(request, request.priority, state.limits)
         state.arrivals += 1
         state.join_session(request)
-        if not grant_at_once(turn, request, shape, state.candidates(shape)):
+        if not grant_at_once(turn, request, shape):
             requests._wait(turn, request, shape)
 
     bindings.put(requests, "_ask_again", ask)

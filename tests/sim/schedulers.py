@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from gpuboss.config import Config, load_config
 from gpuboss.simulation.devices import observe
 from gpuboss_scheduler.known_log import Known, KnownLog
+from gpuboss_scheduler.rules import Rules
 from gpuboss_scheduler.scheduler import Scheduler
 from gpuboss_scheduler.status import Status
 from tests.sim.processes import Process
@@ -73,7 +74,8 @@ class SchedulerHost:
             self.status = Status()
             config = _config(world)
             devices = observe(config.scheduler.devices or (), NODE, None)
-            Scheduler(config, NODE, devices, process.name, self.status, lambda: self._stopping, self._disk).run()
+            rules = Rules(config.scheduler, NODE, devices)
+            Scheduler(config, rules, process.name, self.status, lambda: self._stopping, self._disk).run()
             process.kill()
 
         process.start_thread(run)

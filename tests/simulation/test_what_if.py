@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpuboss.config import PolicyConfig
+from gpuboss.config import PolicyConfig, ServiceConfig
 from gpuboss.core.state import State
 from gpuboss.fields import HeadStart
 from gpuboss.log import Entry as LogEntry
@@ -131,6 +131,18 @@ def test_other_rules_alone_leave_the_devices_as_they_were_recorded() -> None:
     assert outcome_of(again(log, rules=level), "low").granted_at_ms == START_MS + 10
     assert outcome_of(again(log, rules=level), "high").granted_at_ms == START_MS + 10
     assert became(again(log, rules=PolicyConfig(margin_mib=1)))["a"] == (None, START_MS, "impossible")
+
+
+def test_a_limit_would_have_made_its_service_wait_and_nobody_else() -> None:
+    log = Scenario(24_576)
+    for name, service in (("one", "imajin"), ("two", "imajin"), ("other", "ollama")):
+        log.request(name, 8_192, service=service)
+    log.now_ms += 60_000
+    for name, service in (("one", "imajin"), ("two", "imajin"), ("other", "ollama")):
+        log.release(name, service)
+    limited = again(log, rules=PolicyConfig(services={"imajin": ServiceConfig(limit_mib=8_192)}))
+    granted = {job.request.lease_id: outcome_of(limited, job.request.lease_id).granted_at_ms for job in limited.jobs}
+    assert granted == {padded("one"): START_MS, padded("two"): START_MS + 60_000, padded("other"): START_MS}
 
 
 def test_devices_come_and_go_as_they_did() -> None:

@@ -1,0 +1,481 @@
+"""What a service may hold, always: what is above waits, and is in nobody's way; what can never be within is denied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from gpuboss.core import quotas, snapshot
+from gpuboss.core.explain import explain, explain_first
+from gpuboss.core.projections import lease_rows, queue_rows
+from gpuboss.events import LeaseReasserted, LogLost, SchedulerElected
+from gpuboss.fields import ServiceRules
+from tests.core.auditor import audit
+from tests.core.reserving import kept
+from tests.core.scenario import (
+    NODE,
+    Log,
+    Scenario,
+    device_lost,
+    jumped,
+    padded,
+    policy,
+    reclaimed,
+    renewed,
+    session_lost,
+)
+from tests.core.traffic import Traffic
+
+CARD_MIB = 24_576
+LONG_MS = 3_600_000
+
+
+def limited(*sizes_mib: int, limit_mib: int | None = 8_192, rules: dict[str, Any] | None = None) -> Scenario:
+    """Devices, and a limit for `imajin`."""
+    scenario = Scenario(*sizes_mib)
+    scenario.happens(replace(policy(services={"imajin": ServiceRules(limit_mib=limit_mib)}), **(rules or {})))
+    return scenario
+
+
+def relimit(scenario: Scenario, limit_mib: int | None) -> list[str]:
+    """Another limit for `imajin`."""
+    return scenario.happens(policy(services={"imajin": ServiceRules(limit_mib=limit_mib)}))
+
+
+def why(scenario: Scenario, name: str) -> tuple[str, list[str]]:
+    """The reason for which a request waits, and who blocks it."""
+    explained = explain(scenario.state, scenario.state.waitlist.by_id[padded(name)])
+    return explained.reason, [each.rstrip("_") for each in explained.blocked_by]
+
+
+# ---------------------------------------------------------------- the limit, always
+
+
+def test_what_would_go_above_waits_though_there_is_room():
+    scenario = limited(CARD_MIB)
+    assert scenario.request("a", 6_000) == ["granted a on cuda:0"]
+    assert scenario.request("b", 2_193) == []
+    assert scenario.request("c", 2_192) == ["granted c on cuda:0"]
+    assert audit(scenario.entries) == []
+
+
+def test_it_is_granted_once_its_service_holds_less():
+    scenario = limited(CARD_MIB)
+    scenario.request("a", 8_192)
+    scenario.request("b", 8_192)
+    assert scenario.release("a") == ["ended a: released, freed", "granted b on cuda:0"]
+
+
+def test_others_are_neither_blocked_nor_counted():
+    scenario = limited(CARD_MIB)
+    scenario.request("a", 8_192)
+    scenario.request("b", 8_192)
+    assert scenario.request("c", 16_384, service="ollama") == ["granted c on cuda:0"]
+    assert kept(scenario) == {}
+
+
+def test_nothing_is_reserved_for_what_is_above():
+    scenario = limited(CARD_MIB)
+    scenario.request("a", 8_192, ttl_ms=500)
+    scenario.request("holder", 16_384, service="ollama", ttl_ms=LONG_MS)
+    assert scenario.request("b", 8_192) == scenario.request("c", 8_192, service="ollama") == []
+    assert kept(scenario) == {"c": ("cuda:0", 500)}
+
+
+def test_what_is_within_its_limit_again_comes_where_its_key_is_and_whoever_has_to_wait_longer_is_told():
+    scenario = limited(CARD_MIB)
+    scenario.request("a", 8_192, ttl_ms=500)
+    scenario.request("holder", 16_384, service="ollama", ttl_ms=LONG_MS)
+    scenario.request("b", 8_192)
+    scenario.request("c", 8_192, service="ollama")
+    told = ["ended a: expired, freed", "granted b on cuda:0", f"promised c a start in {LONG_MS - 500} ms"]
+    assert scenario.tick(500) == told
+
+
+def test_gangs_count_on_all_their_devices():
+    scenario = limited(CARD_MIB, CARD_MIB)
+    assert scenario.request("a", 4_097, gpus=2) == ["denied a: quota"]
+    assert scenario.request("b", 4_096, gpus=2) == ["granted b on cuda:0+cuda:1"]
+    assert scenario.request("c", 1) == []
+
+
+@pytest.mark.parametrize("ends", ["release", "expire", "lose_session", "lose_device"])
+def test_a_lease_counts_as_long_as_it_is_charged(ends: str):
+    scenario = limited(CARD_MIB, CARD_MIB, rules={"lock_delay_ms": 5_000})
+    scenario.request("a", 8_192, device="cuda:0", ttl_ms=500, session="s", reclaimable=True)
+    scenario.request("b", 8_192, device="cuda:1")
+    match ends:
+        case "release":
+            assert scenario.release("a")[1:] == ["granted b on cuda:1"]
+        case "expire":
+            assert scenario.tick(500) == ["ended a: expired, reclaiming"]
+            assert why(scenario, "b") == ("quota", ["a"])
+            assert scenario.happens(reclaimed("a")) == ["granted b on cuda:1"]
+        case "lose_session":
+            assert scenario.happens(session_lost("s")) == ["ended a: session_lost, reclaiming"]
+            assert scenario.happens(reclaimed("a")) == ["granted b on cuda:1"]
+        case "lose_device":
+            scenario.happens(replace(policy(services={"imajin": ServiceRules(limit_mib=8_192)}), lock_delay_ms=0))
+            assert scenario.happens(device_lost(0))[-1] == "granted b on cuda:1"
+
+
+def test_a_gang_that_lost_a_device_counts_on_what_is_left():
+    scenario = limited(CARD_MIB, CARD_MIB, CARD_MIB, rules={"lock_delay_ms": 5_000})
+    scenario.request("gang", 4_096, gpus=2)
+    scenario.request("b", 4_096, device="cuda:2")
+    assert why(scenario, "b") == ("quota", ["gang"])
+    assert scenario.happens(device_lost(0))[-1] == "granted b on cuda:2"
+    assert scenario.state.ledger.holdings.mib("imajin") == 8_192
+
+
+# ---------------------------------------------------------------- never
+
+
+def test_what_alone_is_above_is_denied_with_the_numbers():
+    scenario = limited(CARD_MIB)
+    assert scenario.request("a", 8_193) == ["denied a: quota"]
+    assert scenario.last.detail.startswith("asked for 8193 MiB; imajin may hold 8192 MiB on all devices together")
+    assert scenario.request("b", 8_192) == ["granted b on cuda:0"]
+
+
+def test_a_service_may_be_given_nothing():
+    scenario = limited(CARD_MIB, limit_mib=0)
+    assert scenario.request("a", 1) == ["denied a: quota"]
+
+
+def test_nobody_is_denied_while_a_lost_log_recovers_but_at_its_end():
+    scenario = limited(CARD_MIB)
+    scenario.happens(SchedulerElected("second", "0", 1, "log-2", LogLost(scenario.entries[-1].id, 7)))
+    assert scenario.request("a", 8_193) == scenario.request("b", 8_192) == []
+    assert scenario.tick(15_000) == ["denied a: quota", "granted b on cuda:0"]
+    assert audit(scenario.entries) == []
+
+
+# ---------------------------------------------------------------- other limits
+
+
+def test_a_raised_limit_unparks_in_the_order_of_the_queue():
+    scenario = limited(CARD_MIB)
+    scenario.request("a", 8_192)
+    for name, priority in (("low", "low"), ("first", "normal"), ("second", "normal"), ("high", "high")):
+        scenario.request(name, 4_096, priority=priority)
+    assert relimit(scenario, 16_384) == ["granted high on cuda:0", "granted first on cuda:0"]
+    assert relimit(scenario, None) == ["granted second on cuda:0", "granted low on cuda:0"]
+
+
+def test_a_lowered_limit_parks_and_takes_nothing_away():
+    scenario = limited(CARD_MIB, limit_mib=CARD_MIB)
+    scenario.request("a", 16_384)
+    scenario.request("b", 8_192)
+    scenario.request("c", 8_192)
+    assert relimit(scenario, 8_192) == []
+    assert scenario.release("b") == ["ended b: released, freed"]
+    assert why(scenario, "c") == ("quota", ["a"])
+    assert scenario.release("a") == ["ended a: released, freed", "granted c on cuda:0"]
+
+
+def test_who_is_above_a_lowered_limit_for_ever_is_told():
+    scenario = limited(CARD_MIB, limit_mib=None)
+    scenario.request("a", CARD_MIB)
+    scenario.request("b", 16_384)
+    scenario.request("c", 8_192)
+    assert relimit(scenario, 8_192) == ["denied b: quota"]
+    assert audit(scenario.entries) == []
+
+
+def test_a_limit_takes_a_reservation_and_says_so():
+    scenario = limited(CARD_MIB, limit_mib=None)
+    scenario.request("a", 16_384, ttl_ms=500)
+    scenario.request("b", 16_384)
+    assert kept(scenario) == {"b": ("cuda:0", 500)}
+    assert relimit(scenario, 16_384) == ["promised b nothing any more"]
+    assert scenario.tick(500)[1:] == ["granted b on cuda:0"]
+
+
+# ---------------------------------------------------------------- among the requests of one service
+
+
+def test_a_small_request_passes_a_large_one_that_is_above():
+    scenario = limited(CARD_MIB, rules={"starve_ms": 1_000})
+    scenario.request("a", 4_096)
+    scenario.request("large", 8_192)
+    assert scenario.request("small", 4_096) == ["granted small on cuda:0"]
+
+
+def test_but_not_for_ever():
+    scenario = limited(CARD_MIB, rules={"starve_ms": 1_000})
+    scenario.request("a", 4_096)
+    scenario.request("large", 8_192)
+    assert scenario.tick(1_000) == []
+    assert scenario.request("small", 4_096) == []
+    assert why(scenario, "small") == ("reserved_for", ["large"])
+    assert scenario.request("other", 4_096, service="ollama") == ["granted other on cuda:0"]
+    assert scenario.release("a") == ["ended a: released, freed", "granted large on cuda:0"]
+    assert scenario.release("large") == ["ended large: released, freed", "granted small on cuda:0"]
+
+
+def test_who_comes_before_one_who_starves_is_not_held_up_by_it():
+    scenario = limited(CARD_MIB, rules={"starve_ms": 1_000})
+    scenario.request("a", 4_096)
+    scenario.request("large", 8_192)
+    scenario.tick(1_000)
+    assert scenario.request("urgent", 4_096, priority="high") == ["granted urgent on cuda:0"]
+
+
+@pytest.mark.parametrize("ends", ["release", "timeout"])
+def test_who_starves_and_gives_up_holds_up_nobody(ends: str):
+    scenario = limited(CARD_MIB, rules={"starve_ms": 1_000})
+    scenario.request("a", 4_096)
+    scenario.request("large", 8_192, wait_ms=2_000)
+    scenario.tick(1_000)
+    scenario.request("small", 4_096)
+    if ends == "release":
+        assert scenario.release("large") == ["denied large: cancelled", "granted small on cuda:0"]
+    else:
+        assert scenario.tick(1_000) == ["denied large: timeout", "granted small on cuda:0"]
+
+
+@pytest.mark.parametrize("way", ["a restart", "another limit"])
+def test_what_starves_keeps_its_due(way: str):
+    scenario = limited(CARD_MIB, rules={"starve_ms": 1_000})
+    scenario.request("a", 4_096)
+    scenario.request("other", 13_000, service="ollama")
+    scenario.request("large", 8_192)
+    scenario.tick(1_000)
+    if way == "a restart":
+        scenario.restart()
+    else:
+        assert relimit(scenario, None) == relimit(scenario, 8_192) == []
+    assert scenario.request("small", 1) == []
+
+
+def test_who_starves_and_has_a_reservation_counts_once():
+    scenario = limited(CARD_MIB, CARD_MIB, limit_mib=16_384, rules={"starve_ms": 1_000})
+    scenario.request("holder", CARD_MIB, service="ollama", device="cuda:0", ttl_ms=2_000)
+    scenario.request("large", 12_288, device="cuda:0")
+    scenario.tick(1_000)
+    assert kept(scenario) == {"large": ("cuda:0", 1_000)}
+    assert scenario.request("small", 4_096, device="cuda:1") == ["granted small on cuda:1"]
+
+
+def test_a_jump_of_the_clock_starves_nobody():
+    scenario = limited(CARD_MIB, rules={"starve_ms": 1_000})
+    scenario.request("a", 4_096)
+    scenario.request("large", 8_192)
+    scenario.now_ms += 500 + LONG_MS
+    scenario.happens(jumped(scenario.now_ms, LONG_MS))
+    assert scenario.tick(499) == []
+    assert scenario.request("small", 1_000) == ["granted small on cuda:0"]
+    assert scenario.tick(1) == []
+    assert scenario.request("other", 1_000) == []
+
+
+def test_a_service_that_gets_a_limit_has_what_waits_starve_in_time():
+    scenario = limited(CARD_MIB, limit_mib=None, rules={"starve_ms": 1_000})
+    scenario.request("a", CARD_MIB - 8_192)
+    scenario.request("large", 16_384)
+    scenario.happens(replace(policy(services={"imajin": ServiceRules(limit_mib=CARD_MIB)}), starve_ms=1_000))
+    assert scenario.tick(1_000) == []
+    assert scenario.request("small", 4_096) == []
+
+
+def test_nobody_of_the_same_service_takes_what_a_promise_counts_on():
+    scenario = limited(CARD_MIB, CARD_MIB, limit_mib=24_576)
+    scenario.request("holder", CARD_MIB, service="ollama", device="cuda:0", ttl_ms=500)
+    scenario.request("promised", 16_384, device="cuda:0")
+    assert kept(scenario) == {"promised": ("cuda:0", 500)}
+    assert scenario.request("beside", 8_192) == ["granted beside on cuda:1"]
+    assert scenario.request("above", 1) == []
+    assert why(scenario, "above") == ("reserved_for", ["promised"])
+    assert scenario.tick(500) == ["ended holder: expired, freed", "granted promised on cuda:0"]
+
+
+def test_by_when_it_is_within_its_limit_is_part_of_the_guess():
+    scenario = limited(CARD_MIB, limit_mib=16_384)
+    scenario.request("a", 8_192, ttl_ms=500)
+    scenario.request("b", 8_192, ttl_ms=900)
+    scenario.request("c", 16_384)
+    waiting = scenario.state.waitlist.by_id[padded("c")]
+    assert explain(scenario.state, waiting).starts_by_ms == scenario.now_ms + 900
+    assert explain(scenario.state, waiting).is_promise is False
+    scenario.says(renewed("b", 2_000))
+    assert explain(scenario.state, waiting).starts_by_ms == scenario.now_ms + 2_000
+    scenario.request("d", 8_192)  # without an end
+    scenario.tick(500)
+    assert why(scenario, "c") == ("quota", ["b", "d"])
+    assert explain(scenario.state, waiting).starts_by_ms is None
+
+
+def test_why_names_the_service_s_own_leases_and_the_numbers():
+    scenario = limited(CARD_MIB)
+    scenario.request("a", 8_192)
+    scenario.request("b", 8_192, service="ollama")
+    scenario.request("c", 1)
+    assert why(scenario, "c") == ("quota", ["a"])
+    detail = explain_first(scenario.state)[padded("c")].detail
+    assert detail == "imajin may hold 8192 MiB and holds 8192 MiB; this needs 1 MiB"
+
+
+# ---------------------------------------------------------------- a lost log
+
+
+def test_what_is_reasserted_may_be_above_and_then_nothing_more_is_granted():
+    scenario = limited(CARD_MIB)
+    scenario.happens(SchedulerElected("second", "0", 1, "log-2", LogLost(scenario.entries[-1].id, 7)))
+    for name in ("a", "b"):
+        held = LeaseReasserted(
+            padded(name), "imajin", NODE, "cuda:0", ["cuda:0"], 8_192, "normal", "held", scenario.now_ms, 1
+        )
+        scenario.says(held)
+    scenario.request("c", 1)
+    assert scenario.tick(15_000) == []
+    assert why(scenario, "c") == ("quota", ["a", "b"])
+    assert scenario.release("a") == ["ended a: released, freed"]
+    assert scenario.release("b")[1:] == ["granted c on cuda:0"]
+    assert audit(scenario.entries) == []
+
+
+# ---------------------------------------------------------------- a quota turned over
+
+
+def test_a_service_at_its_limit_that_turns_its_leases_over_starves_none_of_its_own():
+    """It acquires and releases small leases for ever; its large request starts within `starve_ms` and their life."""
+    scenario = limited(CARD_MIB, rules={"starve_ms": 1_000})
+    scenario.request("turn-0", 4_096)
+    scenario.request("turn-1", 4_096)
+    scenario.request("large", 8_192)
+    started_ms, began_ms = None, scenario.now_ms
+    running = ["turn-0", "turn-1"]
+    for number in range(2, 60):
+        scenario.now_ms += 50
+        told = scenario.request(f"turn-{number}", 4_096)
+        told += scenario.tick()
+        told += scenario.release(running.pop(0)) if running else []
+        running += [each.split()[1] for each in told if each.startswith("granted turn")]
+        if "granted large on cuda:0" in told:
+            started_ms = scenario.now_ms
+            break
+    assert started_ms is not None
+    assert started_ms - began_ms <= 1_000 + 2 * 50 + 50
+    assert audit(scenario.entries) == []
+
+
+def test_a_service_that_turns_its_quota_over_never_holds_another_up():
+    scenario = limited(CARD_MIB)
+    for number in range(40):
+        scenario.request(f"turn-{number}", 8_192)
+        assert scenario.request(f"other-{number}", 16_384, service="ollama") == [f"granted other-{number} on cuda:0"]
+        scenario.release(f"other-{number}", service="ollama")
+        scenario.release(f"turn-{number}")
+
+
+# ---------------------------------------------------------------- the highest priority
+
+
+def test_a_higher_claim_is_lowered_and_the_grant_says_so():
+    scenario = Scenario(CARD_MIB)
+    scenario.happens(policy(services={"imajin": ServiceRules(max_priority="normal")}))
+    scenario.request("a", 1_000, priority="high")
+    assert scenario.last.priority == "normal"
+    assert lease_rows(scenario.state)[padded("a")].priority == "normal"
+    scenario.request("b", 1_000, priority="low")
+    assert scenario.last.priority is None
+    assert lease_rows(scenario.state)[padded("b")].priority == "low"
+    assert scenario.request("a", 1_000, priority="high") == ["again granted a on cuda:0"]
+    assert scenario.last.priority == "normal"
+    assert scenario.request("a", 1_000, priority="normal") == ["rejected a: duplicate"]
+
+
+def test_it_waits_as_what_it_counts_as_and_goes_on_so_under_other_rules():
+    scenario = Scenario(CARD_MIB)
+    scenario.happens(policy(services={"imajin": ServiceRules(max_priority="low")}))
+    scenario.request("holder", CARD_MIB, service="ollama")
+    scenario.request("claims", CARD_MIB, priority="high")
+    scenario.request("normal", CARD_MIB, service="ollama")
+    assert list(queue_rows(scenario.state)) == [padded("normal"), padded("claims")]
+    assert queue_rows(scenario.state)[padded("claims")].priority == "low"
+    scenario.happens(policy())
+    scenario.restart()
+    scenario.release("holder", service="ollama")
+    scenario.release("normal", service="ollama")
+    assert scenario.last.priority == "low"
+
+
+def test_a_lease_that_was_lost_with_its_grant_counts_as_what_its_request_does():
+    scenario = Scenario(CARD_MIB)
+    scenario.happens(policy(services={"imajin": ServiceRules(max_priority="low")}))
+    scenario.request("holder", CARD_MIB, service="ollama")
+    scenario.request("a", 8_192, priority="high")
+    scenario.happens(SchedulerElected("second", "0", 1, "log-2", LogLost(scenario.entries[-1].id, 7)))
+    held = LeaseReasserted(padded("a"), "imajin", NODE, "cuda:0", ["cuda:0"], 8_192, "low", "held", scenario.now_ms, 1)
+    scenario.says(held)
+    assert lease_rows(scenario.state)[padded("a")].priority == "low"
+
+
+# ---------------------------------------------------------------- what is inside a guarantee
+
+
+def guaranteed(*leases: tuple[str, int, bool], guarantee_mib: int = 8_192) -> list[str]:
+    """Which of the leases (name, MiB, preemptible) are protected."""
+    scenario = Scenario(4 * CARD_MIB)
+    scenario.happens(policy(services={"imajin": ServiceRules(guarantee_mib=guarantee_mib)}))
+    for name, vram_mib, preemptible in leases:
+        scenario.request(name, vram_mib, preemptible=preemptible)
+    leased = list(scenario.state.ledger.leases.values())
+    answer = [each.request.lease_id.rstrip("_") for each in leased if quotas.protects(scenario.state, each)]
+    restored = snapshot.load(snapshot.dump(scenario.state))
+    assert answer == [i.rstrip("_") for i, each in restored.ledger.leases.items() if quotas.protects(restored, each)]
+    return answer
+
+
+def test_only_what_is_not_preemptible_and_inside_the_guarantee_is_protected():
+    assert guaranteed(("a", 8_192, True)) == []
+    assert guaranteed(("a", 8_192, False)) == ["a"]
+    assert guaranteed(("a", 8_193, False)) == []
+    assert guaranteed(("a", 8_192, False), guarantee_mib=0) == []
+
+
+def test_the_guarantee_goes_to_the_oldest_and_what_it_does_not_cover_is_passed_over():
+    assert guaranteed(("a", 4_096, False), ("b", 8_192, False), ("c", 4_096, False)) == ["a", "c"]
+    assert guaranteed(("a", 8_192, True), ("b", 8_192, False), ("c", 1, False)) == ["b"]
+
+
+def test_without_a_policy_for_a_service_nothing_of_it_is_protected():
+    scenario = Scenario(CARD_MIB)
+    scenario.request("a", 1_000, preemptible=False)
+    assert not quotas.protects(scenario.state, scenario.state.ledger.leases[padded("a")])
+
+
+def test_a_lease_that_is_asked_back_or_over_uses_up_no_guarantee():
+    scenario = Scenario(CARD_MIB)
+    scenario.happens(replace(policy(5_000, services={"imajin": ServiceRules(guarantee_mib=8_192)})))
+    scenario.request("a", 8_192, preemptible=False)
+    scenario.request("b", 8_192, preemptible=False)
+    a, b = (scenario.state.ledger.leases[padded(name)] for name in "ab")
+    assert quotas.protects(scenario.state, a)
+    assert not quotas.protects(scenario.state, b)
+    scenario.revoke("a", grace_ms=1_000)
+    assert not quotas.protects(scenario.state, a)
+    assert quotas.protects(scenario.state, b)
+    assert scenario.tick(1_000) == ["ended a: revoked, reclaiming"]
+    assert quotas.protects(scenario.state, b)
+
+
+# ---------------------------------------------------------------- restore at any event
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=8)
+def test_a_restart_at_any_entry_decides_the_same(seed: int) -> None:
+    """Two schedulers read one day with limits: one never stops, the other restarts before each entry."""
+    log, other = Log(), Log()
+    Traffic(log, seed).run(120)
+    for entry in log.entries:
+        other.entries.append(entry)
+        other.restart()
+        other.read()
+    assert snapshot.dump(other.state) == snapshot.dump(log.state)
