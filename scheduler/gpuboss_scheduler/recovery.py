@@ -11,12 +11,21 @@ import msgspec
 from gpuboss.core.addresses import session_member
 from gpuboss.core.adoption import forget_plans
 from gpuboss.core.door import is_decision, is_stamped, read_data, read_event, read_stamp, read_type
-from gpuboss.core.machine import CORE_VERSION, follows
+from gpuboss.core.machine import CORE_VERSION, entry_ms, follows
 from gpuboss.core.state import State
 from gpuboss.core.stream_ids import is_id, parse_id
 from gpuboss.core.takeover import NewerCore
 from gpuboss.core.verification import Verifier
-from gpuboss.events import Decision, EventRejected, LeaseRequested, LeaseRevoked, SchedulerElected, SnapshotTaken, Stamp
+from gpuboss.events import (
+    ClockJumped,
+    Decision,
+    EventRejected,
+    LeaseRequested,
+    LeaseRevoked,
+    SchedulerElected,
+    SnapshotTaken,
+    Stamp,
+)
 from gpuboss.log import Entry, LogDamaged, LogReader, NewerLog
 from gpuboss_scheduler.known_log import Known
 from gpuboss_scheduler.talk import say
@@ -52,6 +61,7 @@ class Recovered(msgspec.Struct):
     read_through: str = ""  # the last entry that was read; empty if there is none
     deleted_through: str = "0-0"  # the highest entry that was deleted by its id before the log was read
     fence: int = 0
+    jump_told_ms: int = 0  # where the server's clock had jumped to, as its undecided tail says
 
     @property
     def is_of_other_rules(self) -> bool:
@@ -107,6 +117,8 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
             before, highest = highest, _peek(entry, highest, tail.tail_sessions)
             is_ours = highest is not before
             leftovers.add(entry, highest if is_ours else None)
+            if is_ours and not is_lost and read_type(entry.fields) == b"ClockJumped":
+                tail.jump_told_ms = _jumped_to_ms(entry)
             if is_ours and _is_decision(entry) and parse_id(_cause(entry)) <= cursor_id:
                 _compare(verifier, entry, before)
     if tail.is_of_other_rules:
@@ -218,6 +230,11 @@ def _peek(entry: Entry, highest: Stamp, sessions: list[str]) -> Stamp:
         if isinstance(event, LeaseRequested) and event.session is not None:
             sessions.append(session_member(event.service, event.session))
     return highest
+
+
+def _jumped_to_ms(entry: Entry) -> int:
+    event = read_event(entry.fields)
+    return entry_ms(event.from_id) if isinstance(event, ClockJumped) else 0
 
 
 def _is_next_decision(entry: Entry, state: State) -> bool:

@@ -184,7 +184,8 @@ class Scheduler:
         wire = Wire(self._url, commit_script)
         try:
             # A jump of the server's clock that the log does not know of shows as soon as its tail is read.
-            clock = LogClock(entry_ms(won.elected_id) - self._trust.jumped_since_ms(state.now_ms))
+            jumped_ms = self._trust.jumped_since_ms(max(state.now_ms, recovered.jump_told_ms))
+            clock = LogClock(entry_ms(won.elected_id) - jumped_ms)
             snapshots = Snapshots(reign, state, self._config.snapshot_every)
             chores = Chores(reign, state, clock, self._trust, snapshots, self._seen, self._rules.follow)
             chores.retention = _retention(self._config, reign, state, clock, chores, self._status)
