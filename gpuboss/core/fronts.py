@@ -29,7 +29,8 @@ class Wish(NamedTuple):
 
 def wish_of(shape: Shape) -> Wish:
     """The wish of a shape."""
-    return Wish(shape.gpus, shape.exclusive, shape.device, shape.node, shape.service)
+    # A plain tuple made into a Wish: half the price of calling the class, for something that every request needs.
+    return tuple.__new__(Wish, (shape.gpus, shape.exclusive, shape.device, shape.node, shape.service))
 
 
 class Fronts:

@@ -31,7 +31,6 @@ def grant_pass(turn: Turn) -> None:
     state = turn.state
     before = state.reservations
     if not state.waitlist.by_id and not before.first:
-        state.ledger.changes.forget_freed()
         return  # as after most releases: nobody waits, and nothing was kept for anybody
     park(state)
     if state.recovering_since_ms is not None:
@@ -57,6 +56,8 @@ def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape) -> bool:
     devices = place(shape, state.rooms.best(shape, NONE_CLOSED))
     if devices is None:
         return False
+    state.arrivals += 1
+    state.join_session(request)
     _open_lease(turn, request, shape.priority, state.arrivals, state.now_ms, devices)
     return True
 

@@ -206,30 +206,36 @@ class Holdings:
 
 
 class Changes:
-    """What changed, for those who keep what follows from the ledger: each looks at what is new to it."""
+    """What changed, for those who keep what follows from the ledger: each looks at what is new to it. A change is but
+    noted until one of them asks: where nobody waits nobody does."""
 
     def __init__(self, nodes: list[Node]) -> None:
-        self.changed: dict[Device, None] = {}  # where something else is free than when `Rooms` last looked
         self.freed: dict[Device, None] = {}  # where there may be more room than when the last grant pass ended
         self.freed_all = False  # whether that may be so on all devices
+        self.changed: dict[Device, None] = {}  # where something else is free than when `Rooms` last looked
         self.moves = 0  # counts changes of what is free on a node, or of when it will be
+        self.noted: dict[Device, None] = {}  # where anything is free, or will be, that is not counted yet
         self._moved: deque[Node] = deque(maxlen=MOVES_REMEMBERED)  # where the last of them were
         self._nodes = nodes
 
-    def change(self, device: Device) -> None:
-        """Something else is free on a device."""
-        self.changed[device] = None
-        self._move(device)
-
     def free(self, device: Device) -> None:
         """More may be free on a device."""
-        self.change(device)
-        self.freed[device] = None
+        self.noted[device] = self.freed[device] = None
 
     def reschedule(self, lease: Lease) -> None:
         """A lease ends at another time than it did: so its devices are free at another time."""
         for device in lease.devices:
-            self._move(device)
+            self.noted[device] = None
+
+    def count(self) -> None:
+        """Count what was noted: whoever keeps what follows from the ledger is about to look."""
+        for device in self.noted:
+            device.version += 1
+            device.node.version += 1
+            self.moves += 1
+            self._moved.append(device.node)
+        self.changed |= self.noted
+        self.noted.clear()
 
     def forget_freed(self) -> None:
         """A grant pass has looked who has a place where there is more room now."""
@@ -242,12 +248,6 @@ class Changes:
         if since > len(self._moved):
             return self._nodes
         return dict.fromkeys(islice(reversed(self._moved), since))
-
-    def _move(self, device: Device) -> None:
-        device.version += 1
-        device.node.version += 1
-        self.moves += 1
-        self._moved.append(device.node)
 
 
 class Ledger:
@@ -287,7 +287,7 @@ class Ledger:
         if not device.node.devices:
             self.nodes.remove(device.node)
         self.version += 1
-        self.changes.change(device)
+        self.changes.noted[device] = None
         self.changes.freed.pop(device, None)
 
     def ordered_devices(self) -> list[Device]:
@@ -306,7 +306,7 @@ class Ledger:
             )
             assert not (request.exclusive and device.leases), (device.key, device.leases, request)
             device.charge(lease)
-            self.changes.change(device)
+            self.changes.noted[device] = None
         self.leases[request.lease_id] = lease
         self.holdings.add(lease)
 
@@ -314,7 +314,7 @@ class Ledger:
         """Charge a lease as a snapshot holds it; its devices may have shrunk since it was granted."""
         for device in lease.devices:
             device.charge(lease)
-            self.changes.change(device)
+            self.changes.noted[device] = None
             if lease.state == "reclaiming":
                 device.reclaiming_mib += lease.request.vram_mib
         self.leases[lease.request.lease_id] = lease
@@ -339,9 +339,10 @@ class Ledger:
 
     def close(self, lease: Lease) -> None:
         """The lease is gone, its VRAM is free."""
+        changes = self.changes
         for device in lease.devices:
             device.discharge(lease)
-            self.changes.free(device)
+            changes.noted[device] = changes.freed[device] = None
         del self.leases[lease.request.lease_id]
         self.holdings.remove(lease)
         self.idle.pop(lease.request.lease_id, None)

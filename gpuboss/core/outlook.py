@@ -67,7 +67,8 @@ class Outlook:
         self._starts: dict[_SizeAndWish, _Starts] = {}
 
     def under(self, lock_delay_ms: int) -> Outlook:
-        """The outlook as it is with this lock delay, and with the devices that there are now."""
+        """The outlook as it is now, with this lock delay."""
+        self._ledger.changes.count()
         if self._lock_delay_ms != lock_delay_ms or self._version != self._ledger.version:
             self._lock_delay_ms, self._version = lock_delay_ms, self._ledger.version
             self._of_device.clear()

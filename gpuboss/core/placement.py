@@ -66,7 +66,10 @@ def why_impossible(ledger: Ledger, shape: Shape) -> str:
 
 def has_room(shape: Shape, device: Device) -> bool:
     """Whether one part of the request fits on the device now."""
-    return device.free_mib >= shape.vram_mib and is_open(device, exclusive=shape.exclusive)
+    # `is_open` written out: every request asks this of every device of a small farm.
+    if device.free_mib < shape.vram_mib or device.exclusive or not device.healthy:
+        return False
+    return not (shape.exclusive and (device.leases or device.plan))
 
 
 def is_open(device: Device, *, exclusive: bool) -> bool:

@@ -40,13 +40,12 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
     if _deny_beyond_cap(turn, request):
         return
     shape = shape_of(request, priority_of(state.policy, request), state.limits)
+    if grant_at_once(turn, request, shape):
+        return
     if state.recovering_since_ms is None and (hopeless := _why_hopeless(state, shape)) is not None:
         deny(turn, request, *hopeless)
         return
-    state.arrivals += 1
-    state.join_session(request)
-    if not grant_at_once(turn, request, shape):
-        _wait(turn, request, shape)
+    _wait(turn, request, shape)
 
 
 def _deny_beyond_cap(turn: Turn, request: LeaseRequested) -> bool:
@@ -69,6 +68,8 @@ def _deny_beyond_cap(turn: Turn, request: LeaseRequested) -> bool:
 
 def _wait(turn: Turn, request: LeaseRequested, shape: Shape) -> None:
     state = turn.state
+    state.arrivals += 1
+    state.join_session(request)
     turn.lease_ids.append(request.lease_id)
     park(state)
     # Behind another of its shape it has no place that the other would not have taken.
@@ -127,7 +128,7 @@ def deny_hopeless(turn: Turn) -> None:
             dissolve(turn, waiting)
     assert all(state.candidates(waiting.shape) for waiting in state.planned.values())
     if not state.limits:
-        most_mib = {wish: state.largest_mib(wish) for wish in state.fronts.wishes()}
+        most_mib = {wish: state.rooms.largest_mib(wish) for wish in state.fronts.wishes()}
         if all(state.fronts.largest_mib(wish) <= largest_mib for wish, largest_mib in most_mib.items()):
             return
     shapes = [shape for shape in state.waitlist.shapes() if _why_hopeless(state, shape) is not None]
@@ -150,7 +151,7 @@ def _why_hopeless(state: State, shape: Shape) -> tuple[DenialReason, str] | None
             "raise its limit_mib in scheduler.policy"
         )
     # While no device is known nothing is impossible: the request waits for the devices to show up.
-    if shape.vram_mib > state.largest_mib(wish_of(shape)) and state.ledger.devices:
+    if shape.vram_mib > state.rooms.largest_mib(wish_of(shape)) and state.ledger.devices:
         return "impossible", why_impossible(state.ledger, shape)
     return None
 

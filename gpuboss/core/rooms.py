@@ -10,9 +10,12 @@ from typing import Protocol
 
 from gpuboss.core.fronts import Wish
 from gpuboss.core.ledger import Device, Ledger, Node
-from gpuboss.core.placement import has_room, is_open, left_over, matches
+from gpuboss.core.placement import has_room, is_open, largest_mib, left_over, matches
 from gpuboss.core.waitlist import Shape
 from gpuboss.fields import GPUS_MAX
+
+WISHES_REMEMBERED = 4096
+FEW = 16  # so many devices are looked at faster than found
 
 Room = tuple[int, bool, str, int, Device]  # what of a device is left over, its place in the order, and the device
 
@@ -49,14 +52,19 @@ class Rooms:
         self._free_of: dict[tuple[Node, bool], tuple[int, list[int]]] = {}
         self._common: dict[tuple[int, bool], _Common] = {}
         self._named: dict[tuple[str | None, str | None], list[Device]] = {}
+        self._largest_mib: dict[Wish, int] = {}
         self._version = 0
 
     def best(self, shape: Shape, closed: Closed) -> list[Device]:
         """Devices, none of them `closed`, among which is whatever `place` would find among all."""
+        named = self.named(shape)
+        if len(named) <= FEW:
+            return named if closed is NONE_CLOSED else [device for device in named if device not in closed]
+        self._ledger.changes.count()
         if self._ledger.changes.changed:
             self._follow()
         if shape.device is not None or (shape.node is not None and shape.gpus == 1):
-            return [device for device in self.named(shape) if has_room(shape, device) and device not in closed]
+            return [device for device in named if has_room(shape, device) and device not in closed]
         if shape.gpus > 1:
             return self._best_node(shape, closed)
         rooms = self._empty if shape.exclusive else self._open
@@ -70,22 +78,29 @@ class Rooms:
         most, whatever is closed."""
         if wish.gpus == 1:
             return device.free_mib if is_open(device, exclusive=wish.exclusive) else 0
+        self._ledger.changes.count()
         free = self._free_mib(device.node, wish.exclusive)
         return free[-wish.gpus] if wish.gpus <= len(free) else 0
 
     def named(self, shape: Shape | Wish) -> list[Device]:
         """The devices on which a shape may be by its wish, in their order."""
         if self._version != self._ledger.version:
-            self._version = self._ledger.version
-            self._named.clear()
-            self._free_of.clear()
-            self._common.clear()
+            self._forget()
         named = self._named.get((shape.device, shape.node))
         if named is None:
             nodes = [node for node in self._ledger.nodes if shape.node is None or node.name == shape.node]
             named = [device for node in nodes for device in node.devices if matches(shape, device)]
             self._named[shape.device, shape.node] = named
         return named
+
+    def largest_mib(self, wish: Wish) -> int:
+        """The most that a request with this wish, whatever its size, could ever get of each device."""
+        if self._version != self._ledger.version or len(self._largest_mib) > WISHES_REMEMBERED:
+            self._forget()
+        largest = self._largest_mib.get(wish)
+        if largest is None:
+            largest = self._largest_mib[wish] = largest_mib(self._ledger, wish)
+        return largest
 
     def _best_node(self, shape: Shape, closed: Closed) -> list[Device]:
         """The sufficient devices of the node that has the fewest of them, and enough."""
@@ -122,6 +137,13 @@ class Rooms:
             free = sorted([device.free_mib for device in node.devices if is_open(device, exclusive=is_empty)])
             known = self._free_of[node, is_empty] = (node.version, free)
         return known[1]
+
+    def _forget(self) -> None:
+        self._version = self._ledger.version
+        self._named.clear()
+        self._largest_mib.clear()
+        self._free_of.clear()
+        self._common.clear()
 
     def _follow(self) -> None:
         devices = self._ledger.devices

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gpuboss.core import placement
 from gpuboss.core.addresses import session_member
-from gpuboss.core.fronts import Fronts, Wish
+from gpuboss.core.fronts import Fronts
 from gpuboss.core.history import Memory, Past
 from gpuboss.core.inputs import NO_INPUTS, chained
 from gpuboss.core.ledger import Device, Ledger
@@ -55,7 +55,6 @@ class State:
         self.sessions: dict[str, dict[str, None]] = {}  # member -> its lease_ids, in their order
         self.lost_sessions: Memory[None] = Memory()  # by member
         self._candidates: dict[Shape, list[Device]] = {}
-        self._largest_mib: dict[Wish, int] = {}
         self._candidates_version = 0
 
     @property
@@ -67,26 +66,13 @@ class State:
 
     def candidates(self, shape: Shape) -> list[Device]:
         """`placement.candidates`, remembered until the devices change: people ask for the same few shapes."""
-        self._forget_candidates()
+        if self._candidates_version != self.ledger.version or len(self._candidates) > SHAPES_REMEMBERED:
+            self._candidates_version = self.ledger.version
+            self._candidates.clear()
         able = self._candidates.get(shape)
         if able is None:
             able = self._candidates[shape] = placement.candidates(self.ledger, shape)
         return able
-
-    def largest_mib(self, wish: Wish) -> int:
-        """`placement.largest_mib`, remembered until the devices change."""
-        self._forget_candidates()
-        largest_mib = self._largest_mib.get(wish)
-        if largest_mib is None:
-            largest_mib = self._largest_mib[wish] = placement.largest_mib(self.ledger, wish)
-        return largest_mib
-
-    def _forget_candidates(self) -> None:
-        remembered = max(len(self._candidates), len(self._largest_mib))
-        if self._candidates_version != self.ledger.version or remembered > SHAPES_REMEMBERED:
-            self._candidates.clear()
-            self._largest_mib.clear()
-            self._candidates_version = self.ledger.version
 
     def set_policy(self, policy: PolicySet) -> None:
         """Other rules. What is kept for whom the next pass says; here who waits is sorted by who has a limit now."""

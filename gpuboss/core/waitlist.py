@@ -131,14 +131,15 @@ class Waitlist:
         if heap is None:
             self._heaps[shape] = waiting
             self.parking.enter(shape)
-            self._follow_unparked(shape, None, waiting)
+            if not self.parking.holds(shape):
+                self._follow(None, waiting)
             return waiting.is_first
         if not isinstance(heap, list):
             heap = self._heaps[shape] = [heap]
         was = heap[0]
         heapq.heappush(heap, waiting)
-        if heap[0] is waiting:
-            self._follow_unparked(shape, was, waiting)
+        if heap[0] is waiting and not self.parking.holds(shape):
+            self._follow(was, waiting)
         return waiting.is_first
 
     def remove(self, waiting: Waiting) -> None:
@@ -184,12 +185,6 @@ class Waitlist:
         """How many requests of a service wait."""
         return self._of_service.get(service, 0)
 
-    def first(self, shape: Shape) -> Waiting | None:
-        """The first waiting request of a shape; None while it is parked."""
-        heap = self._heaps.get(shape)
-        first = heap[0] if isinstance(heap, list) else heap
-        return None if self.parking.holds(shape) else first
-
     def shapes(self) -> Iterator[Shape]:
         """The shapes that somebody waits for."""
         return iter(self._heaps)
@@ -214,7 +209,3 @@ class Waitlist:
             self.parking.leave(was.shape)
         if was.is_first:
             self._follow(was, first)
-
-    def _follow_unparked(self, shape: Shape, was: Waiting | None, now: Waiting) -> None:
-        if not self.parking.holds(shape):
-            self._follow(was, now)

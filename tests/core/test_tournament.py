@@ -49,7 +49,7 @@ def test_a_search_finds_all_to_whom_it_may_be_lent_in_their_order(seed: int) -> 
                 waitlist.remove(each)
         if number <= 600:
             waitlist.add(someone(draw, number))
-        firsts = sorted(first for shape in waitlist.shapes() if (first := waitlist.first(shape)) is not None)
+        firsts = sorted(waitlist.of_shape(shape)[0] for shape in waitlist.shapes())
         assert found_by(Search(fronts.tree)) == firsts
         wish = wish_of(someone(draw, 0).shape)
         mine = [each for each in firsts if wish_of(each.shape) == wish]

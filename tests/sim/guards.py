@@ -95,8 +95,6 @@ def _without_deduplication(bindings: Bindings) -> None:
             ask_again(turn, request)
             return
         shape = shape_of(request, request.priority, state.limits)
-        state.arrivals += 1
-        state.join_session(request)
         if not grant_at_once(turn, request, shape):
             requests._wait(turn, request, shape)
 
