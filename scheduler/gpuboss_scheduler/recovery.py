@@ -267,12 +267,17 @@ def _last_cause(log: LogReader, state: State) -> str:
 
     Only what carries the scheduler's numbers counts: anybody can append what looks like a decision.
     """
-    last = state.last_id
+    last = elected = state.last_id
     highest = _last(state)
     for entry in log.entries(after=state.last_id):
         before, highest = highest, _peek(entry, highest, [])
-        if highest is not before:
-            last = max(last, _cause(entry), key=parse_id)
+        if highest is before:
+            continue
+        if read_type(entry.fields) == b"SchedulerElected":
+            elected = entry.id
+        elif _is_decision(entry):
+            last = max(last, elected, key=parse_id)  # a reign's first commit decides what stands before it, and itself
+        last = max(last, _cause(entry), key=parse_id)
     return last
 
 
