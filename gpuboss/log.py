@@ -43,6 +43,13 @@ class Entry(NamedTuple):
     fields: list[bytes]
 
 
+class Gone(NamedTuple):
+    """Whether entries of a log are gone, and the highest that was ever deleted by its id, `0-0` if none was."""
+
+    any: bool
+    deleted_through: str
+
+
 class LogReader:
     """The log of one namespace. The client must come from `connection.connect`: it returns flat field lists."""
 
@@ -82,12 +89,13 @@ class LogReader:
         """How many entries the log holds."""
         return self._client.xlen(self._keys.events)
 
-    def trimmed(self) -> bool:
-        """Whether entries were removed: more were added than are there."""
+    def gone(self) -> Gone:
+        """What the log remembers of entries that are not there any more."""
         if not self._client.exists(self._keys.events):
-            return False
-        info = self._client.xinfo_stream(self._keys.events)
-        return int(info["entries-added"]) > int(info["length"])
+            return Gone(False, "0-0")
+        about = self._client.xinfo_stream(self._keys.events)
+        deleted: bytes = about["max-deleted-entry-id"]
+        return Gone(int(about["entries-added"]) > int(about["length"]), deleted.decode())
 
     def trimmed_through(self) -> str:
         """The last entry that a scheduler took out of the log, because it was kept for long enough; `0-0` if none was.

@@ -67,7 +67,7 @@ def is_whole(log: LogReader) -> bool:
 
     Entries that were deleted from its middle are for a replay to find.
     """
-    if not log.trimmed():
+    if not log.gone().any:
         return True
     for entry in islice(log.entries(), PAGE):
         type_name = read_type(entry.fields)

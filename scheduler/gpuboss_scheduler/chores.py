@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gpuboss.core.state import State
+from gpuboss.core.stream_ids import is_later
 from gpuboss.events import ClockTicked
 from gpuboss_scheduler.clock import LogClock
 from gpuboss_scheduler.failpoints import failpoint
@@ -15,6 +16,7 @@ from gpuboss_scheduler.lease_facts import LeaseFacts
 from gpuboss_scheduler.projections import deleted_leases, refresh_queue, repair_devices, repair_queue
 from gpuboss_scheduler.reign import BEAT_S, Reign
 from gpuboss_scheduler.retention import Retention
+from gpuboss_scheduler.scripts import Deposed
 from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
 from gpuboss_scheduler.snapshots import Snapshots
 
@@ -124,10 +126,16 @@ class Chores:
         """Say that the leader is alive, and note where the log ends."""
         reign, state = self._reign, self._state
         reign.fence, reign.recovering_until_ms = state.fence, state.recovering_until_ms
-        server_ms = reign.beat()
+        server_ms, deleted_id = reign.beat()
+        if is_later(deleted_id, reign.read_through):
+            # It may have been decided before it was deleted. No log that lacks it leads to that again: the state does.
+            self.snapshots.write()
+            raise Deposed(
+                f"somebody deleted {deleted_id}, and the log had been read through {reign.read_through} alone"
+            )
         # Looked for with the next beat, and not with this one: what was written since the last one may stand in a log
         # that lost all that came before.
-        reign.last_id = state.last_id
+        reign.last_id = reign.read_through = state.last_id
         self._clock.told(server_ms)
         self._trust.answered(server_ms)
         self._seen(state)

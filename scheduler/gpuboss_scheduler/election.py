@@ -13,6 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from gpuboss.core.machine import CORE_VERSION
+from gpuboss.core.stream_ids import parse_id
 from gpuboss.events import Event, LogLost, SchedulerElected
 from gpuboss.keys import Keys
 from gpuboss_scheduler.known_log import FENCE_GAP, Known
@@ -44,6 +45,7 @@ class Seen(NamedTuple):
     fence: str
     run_id: str
     core: str
+    read_through: str = ""
 
 
 def look(client: redis.Redis, keys: Keys) -> tuple[Seen, int]:
@@ -125,4 +127,7 @@ def claim(
         elected_id, last_id = _claim(client, [keys.scheduler, keys.events, keys.snapshot], arguments)
     except Deposed:
         return None
-    return Claim(Reign(client, keys, epoch, seq, last_id.decode()), elected_id.decode(), last_id.decode())
+    reign = Reign(client, keys, epoch, seq, last_id.decode())
+    if missed is None:  # what came in since may have been deleted before anybody read it
+        reign.read_through = max(recovered.read_through or "0-0", recovered.deleted_through, key=parse_id)
+    return Claim(reign, elected_id.decode(), last_id.decode())

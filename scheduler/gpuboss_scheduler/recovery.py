@@ -11,12 +11,21 @@ import msgspec
 from gpuboss.core.addresses import session_member
 from gpuboss.core.adoption import forget_plans
 from gpuboss.core.door import is_decision, is_stamped, read_data, read_event, read_stamp, read_type
-from gpuboss.core.machine import CORE_VERSION, follows
+from gpuboss.core.machine import CORE_VERSION, entry_ms, follows
 from gpuboss.core.state import State
 from gpuboss.core.stream_ids import is_id, parse_id
 from gpuboss.core.takeover import NewerCore
 from gpuboss.core.verification import Verifier
-from gpuboss.events import Decision, EventRejected, LeaseRequested, LeaseRevoked, SchedulerElected, SnapshotTaken, Stamp
+from gpuboss.events import (
+    ClockJumped,
+    Decision,
+    EventRejected,
+    LeaseRequested,
+    LeaseRevoked,
+    SchedulerElected,
+    SnapshotTaken,
+    Stamp,
+)
 from gpuboss.log import Entry, LogDamaged, LogReader, NewerLog
 from gpuboss_scheduler.known_log import Known
 from gpuboss_scheduler.talk import say
@@ -50,7 +59,9 @@ class Recovered(msgspec.Struct):
     undecided: list[Entry]
     snapshot_is_ahead: bool = False  # of a log of which entries are gone
     read_through: str = ""  # the last entry that was read; empty if there is none
+    deleted_through: str = "0-0"  # the highest entry that was deleted by its id before the log was read
     fence: int = 0
+    jump_told_ms: int = 0  # where the server's clock had jumped to, as its undecided tail says
 
     @property
     def is_of_other_rules(self) -> bool:
@@ -75,6 +86,7 @@ def recover(log: LogReader, cursor: str, *, is_lost: bool = False) -> Recovered:
 
 
 def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
+    deleted_id = log.gone().deleted_through
     state = _snapshot_or_nothing(log)
     last_id = log.last_id() or "0-0"
     # Behind the cursor it may well stand: entries that lead to nothing are folded, and move no cursor.
@@ -89,7 +101,7 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
     if not is_lost:
         _check_beginning(log, state)
     verifier = Verifier(state, lambda: _forged_ids(log, state.last_id), cursor)
-    tail = Recovered(state, cursor, 0, 0, [], [], is_ahead, "" if last_id == "0-0" else last_id)
+    tail = Recovered(state, cursor, 0, 0, [], [], is_ahead, "" if last_id == "0-0" else last_id, deleted_id)
     highest = _last(state)
     cursor_id = parse_id(cursor)
     whole, through = True, state.last_id  # whether, and through which entry, everything up to here was decided
@@ -105,6 +117,8 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
             before, highest = highest, _peek(entry, highest, tail.tail_sessions)
             is_ours = highest is not before
             leftovers.add(entry, highest if is_ours else None)
+            if is_ours and not is_lost and read_type(entry.fields) == b"ClockJumped":
+                tail.jump_told_ms = _jumped_to_ms(entry)
             if is_ours and _is_decision(entry) and parse_id(_cause(entry)) <= cursor_id:
                 _compare(verifier, entry, before)
     if tail.is_of_other_rules:
@@ -188,14 +202,14 @@ def _snapshot_or_nothing(log: LogReader) -> State:
     except NewerLog:
         raise
     except LogDamaged as damaged:
-        if log.trimmed():
+        if log.gone().any:
             raise
         say(f"{damaged}; the log is whole: it is read from its beginning")
         return State()
 
 
 def _check_beginning(log: LogReader, state: State) -> None:
-    if state.last_id != "0-0" or not log.trimmed():
+    if state.last_id != "0-0" or not log.gone().any:
         return
     first = next(iter(log.entries()), None)
     if first is not None and read_type(first.fields) is not None and _stamp(first).seq > 1:
@@ -216,6 +230,11 @@ def _peek(entry: Entry, highest: Stamp, sessions: list[str]) -> Stamp:
         if isinstance(event, LeaseRequested) and event.session is not None:
             sessions.append(session_member(event.service, event.session))
     return highest
+
+
+def _jumped_to_ms(entry: Entry) -> int:
+    event = read_event(entry.fields)
+    return entry_ms(event.from_id) if isinstance(event, ClockJumped) else 0
 
 
 def _is_next_decision(entry: Entry, state: State) -> bool:
@@ -248,12 +267,17 @@ def _last_cause(log: LogReader, state: State) -> str:
 
     Only what carries the scheduler's numbers counts: anybody can append what looks like a decision.
     """
-    last = state.last_id
+    last = elected = state.last_id
     highest = _last(state)
     for entry in log.entries(after=state.last_id):
         before, highest = highest, _peek(entry, highest, [])
-        if highest is not before:
-            last = max(last, _cause(entry), key=parse_id)
+        if highest is before:
+            continue
+        if read_type(entry.fields) == b"SchedulerElected":
+            elected = entry.id
+        elif _is_decision(entry):
+            last = max(last, elected, key=parse_id)  # a reign's first commit decides what stands before it, and itself
+        last = max(last, _cause(entry), key=parse_id)
     return last
 
 

@@ -42,6 +42,7 @@ class Reign:
         self.recovering_until_ms: int | None = None
         self.trouble = ""  # what people should know is wrong
         self.last_id = last_id  # an entry of which it is known that the log holds it
+        self.read_through = last_id  # what is deleted through this one was read before, or is known to be gone
 
     def append(self, facts: Sequence[Event]) -> str:
         """Append facts to the log; returns the id of the last. There must be at least one."""
@@ -52,18 +53,18 @@ class Reign:
         self.seq += len(facts)
         return str(last_id.decode())
 
-    def beat(self) -> int:
-        """Say that the leader is alive; returns the server's time in ms. Raises `Deposed` if entries of the log are
-        gone: whoever leads on must notice that first."""
-        now_ms, found = self._beat(LEADERSHIP_MS)
+    def beat(self) -> tuple[int, str]:
+        """Say that the leader is alive; returns the server's time in ms, and the highest entry that was ever deleted.
+        Raises `Deposed` if entries of the log are gone: whoever leads on must notice that first."""
+        now_ms, found, deleted_id = self._beat(LEADERSHIP_MS)
         if not found:
             raise Deposed(f"the log has been read through {self.last_id}, which is not there any more")
-        return int(now_ms)
+        return int(now_ms), deleted_id.decode()
 
     def _beat(self, leadership_ms: int) -> list[Any]:
         until_ms = "" if self.recovering_until_ms is None else self.recovering_until_ms
         keys = [self.keys.scheduler, self.keys.events]
-        said = [self.epoch, leadership_ms, self.fence, until_ms, self.last_id, self.trouble]
+        said = [self.epoch, leadership_ms, self.fence, until_ms, self.last_id, self.trouble, self.read_through]
         return _beat(self.client, keys, said)
 
     @contextmanager

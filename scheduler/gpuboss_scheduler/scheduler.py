@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 import gpuboss
 from gpuboss.config import Config, RetentionConfig, SchedulerConfig, redact_url
 from gpuboss.connection import connect
 from gpuboss.core.machine import CORE_VERSION, entry_ms
 from gpuboss.core.state import State
-from gpuboss.core.stream_ids import is_id
+from gpuboss.core.stream_ids import is_id, is_later
 from gpuboss.keys import Keys
 from gpuboss.log import LogReader, NewerLog
 from gpuboss_scheduler.chores import Chores
@@ -141,7 +143,7 @@ class Scheduler:
         log = LogReader(client, self._keys)
         if self._newer is not None and self._newer[0] == (seen, log.first_id()):
             raise self._newer[1]  # it need not be read again to know
-        missed = _missed(self._known_log, seen, log)
+        missed = _missed(self._known_log, seen, log) or _deleted_unread(seen, log)
         try:
             try:
                 recovered = recover(log, seen.cursor, is_lost=missed is not None)
@@ -182,7 +184,8 @@ class Scheduler:
         wire = Wire(self._url, commit_script)
         try:
             # A jump of the server's clock that the log does not know of shows as soon as its tail is read.
-            clock = LogClock(entry_ms(won.elected_id) - self._trust.jumped_since_ms(state.now_ms))
+            jumped_ms = self._trust.jumped_since_ms(max(state.now_ms, recovered.jump_told_ms))
+            clock = LogClock(entry_ms(won.elected_id) - jumped_ms)
             snapshots = Snapshots(reign, state, self._config.snapshot_every)
             chores = Chores(reign, state, clock, self._trust, snapshots, self._seen, self._rules.follow)
             chores.retention = _retention(self._config, reign, state, clock, chores, self._status)
@@ -268,6 +271,15 @@ def _retention(
 def _missed(known_log: KnownLog, seen: Seen, log: LogReader) -> Known | None:
     """What is known of the log that is seen, if entries of it are gone."""
     return known_log.missed(seen.incarnation, int(seen.epoch) if seen.epoch.isdecimal() else 0, log)
+
+
+def _deleted_unread(seen: Seen, log: LogReader) -> Known | None:
+    """What is known of the log, if somebody deleted an entry of it before a leader had read it, as far as can be known:
+    what was read since the last leader looked counts as well."""
+    known = _known(seen)
+    if known is None or not is_id(seen.read_through) or not is_later(log.gone().deleted_through, seen.read_through):
+        return None
+    return replace(known, last_id=log.last_id() or known.last_id)
 
 
 def _known(seen: Seen) -> Known | None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gpuboss.core.adoption import adopt_input
 from gpuboss.core.explain import explain
 from gpuboss.core.projections import device_row
-from gpuboss.events import LeaseIdled, LeaseReasserted, LeaseResumed, LogLost, SchedulerElected
+from gpuboss.events import LeaseIdled, LeaseReasserted, LeaseReleased, LeaseResumed, LogLost, SchedulerElected
 from tests.core.reserving import kept, with_rules
 from tests.core.scenario import (
     NODE,
@@ -464,6 +465,14 @@ def test_where_entries_of_the_log_are_lost_nothing_is_held_any_more():
     assert given.says(said) == ["again granted c on cuda:0"]
 
 
+def test_other_rules_hold_nothing_of_what_ours_asked_back():
+    given = warm(("warm", 20_000))
+    given.request("b", 8_192)
+    adopt_input(given.state, f"{given.now_ms}-99", LeaseReleased(padded("warm"), "imajin"), by_scheduler=False)
+    assert given.state.planned == {}
+    assert free_and_held(given) == [(4_576, 0)]
+
+
 # ---------------------------------------------------------------- beside reservations
 
 
@@ -505,6 +514,37 @@ def test_who_comes_later_counts_on_no_lease_whose_end_a_reservation_counts_on():
     given.happens(policy(high=0, normal=0))
     assert given.request("later", 1_000, priority="high") == []
     assert kept(given)["first"] == ("cuda:0", 400)
+
+
+def test_who_wants_to_be_alone_counts_on_no_device_that_is_held_for_another():
+    given = warm(("warm", 20_000))
+    given.request("b", 8_192)
+    given.request("alone", 1, exclusive=True)
+    assert kept(given) == {"b": ("", GRACE_MS)}
+
+
+def test_what_is_left_over_beside_a_reservation_is_without_what_is_held_in_the_end():
+    given = with_rules(24_576, grace_ms=300)
+    given.request("bounded", 12_000, ttl_ms=1_000)
+    given.request("warm", 12_000, reclaimable=True)
+    given.says(idled("warm"))
+    given.request("b", 12_000)
+    given.request("c", 12_000, ttl_ms=7)
+    assert kept(given) == {"b": ("", 300), "c": ("cuda:0", 1_000)}
+    [_, reservation] = given.state.reservations.in_order
+    assert reservation.extra_mib == [576]
+
+
+def test_who_passes_shortest_first_has_its_place_before_room_is_held_for_who_comes_later():
+    given = with_rules(24_576, 24_576, backfill_order="short")
+    given.request("bounded", 24_576, ttl_ms=60_000, device="cuda:0")
+    given.request("warm", 12_000, device="cuda:1", reclaimable=True)
+    given.says(idled("warm"))
+    given.device(1, 24_576, healthy=False)
+    given.request("first", 24_576, device="cuda:0")
+    given.request("passes", 12_576, ttl_ms=500, device="cuda:1")
+    given.request("later", 24_000, device="cuda:1")
+    assert given.device(1, 24_576) == ["granted passes on cuda:1"]
 
 
 # ---------------------------------------------------------------- why

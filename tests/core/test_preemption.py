@@ -106,8 +106,9 @@ def test_age_orders_and_never_evicts():
     assert given.tick(after_ms=30 * 24 * 3_600_000) == []
 
 
-def test_the_next_of_a_size_has_the_chances_of_who_is_gone():
-    given = lower(24_576)
+@pytest.mark.parametrize("reservations", [0, 4])
+def test_the_next_of_a_size_has_the_chances_of_who_is_gone(reservations):
+    given = lower(24_576, reservations=reservations)
     given.request("held", 20_000, priority="low")
     given.request("a", 8_192, priority="high")
     given.request("b", 8_192, priority="high")
@@ -117,14 +118,16 @@ def test_the_next_of_a_size_has_the_chances_of_who_is_gone():
     assert given.tick(after_ms=400) == ["asked back held within 300 ms for b"]
 
 
-def test_a_jump_of_the_clock_gives_no_right():
+@pytest.mark.parametrize(("ran_ms", "after_ms"), [(0, 1_000), (5_000, 500)])
+def test_a_jump_of_the_clock_gives_no_right(ran_ms, after_ms):
     given = lower(24_576)
     given.request("held", 20_000, priority="low")
+    given.tick(after_ms=ran_ms)
     given.request("b", 8_192, priority="high")
     given.now_ms += 3_600_000
     given.happens(jumped(given.now_ms, 3_600_000))
     assert given.tick() == []
-    assert given.tick(after_ms=999) == []
+    assert given.tick(after_ms=after_ms - 1) == []
     assert given.tick(after_ms=1) == ["asked back held within 300 ms for b"]
 
 

@@ -72,7 +72,8 @@ class DrawnScripts:
         lease, until = self.random.choice(("1500", "0")), self.random.choice(("", "1700000000000"))
         there = self.random.choice(self._entries() or [b"5-1"])
         trouble = self.random.choice(("", "the archive is full"))
-        return self._call("beat", ("scheduler", "events"), self._known("epoch"), lease, "3", until, there, trouble)
+        said = self._known("epoch"), lease, "3", until, there, trouble, there
+        return self._call("beat", ("scheduler", "events"), *said)
 
     def _claim(self) -> list[Word]:
         facts = [*self._facts(2), "SchedulerElected", "{}"]
@@ -96,10 +97,10 @@ class DrawnScripts:
         words: list[Word] = [self._known("epoch"), self._known("cursor"), f"{self.random.randint(1, 9)}-0", "9"]
         entries = self._entries()
         if entries and self.random.random() < 0.6:
-            behind = entries[-1 if self.random.random() < 0.8 else 0].split(b"-")
-            words += behind
+            ms, number = entries[-1 if self.random.random() < 0.8 else 0].split(b"-")
+            words += (ms, number, b"%b-%d" % (ms, int(number) + self.random.randint(1, 3)))
         else:
-            words += ("", "")
+            words += ("", "", "")
         words += (10_000, 86_400_000)
         for _ in range(self.random.randint(0, 6)):
             what, group = self._group()

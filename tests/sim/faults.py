@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tests.core.audited_log import SERVICE_TYPES
 from tests.sim.processes import Process
+from tests.sim.settings import DELETION
+from tests.sim.streams import parse_id
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -43,6 +46,10 @@ class Faults:
         else:
             world.count("scheduler stopped at a step")
             world.stop(process, int(self._chance.uniform(0.5, 20.0) * 1_000_000))
+
+    def later(self, delay_us: int, what: Callable[[], object]) -> None:
+        """Do this, unless it is over by then."""
+        self._world.timeline.after(delay_us, lambda: self._is_over or what())
 
     def _plan(self, kind: str) -> None:
         mean_s = self._world.settings.faults_s[kind]
@@ -203,6 +210,27 @@ def _empty_log(world: World) -> bool:
     return True
 
 
+def _delete_entry(world: World, looks: int = 100) -> bool:
+    """Somebody deletes what a service has said and no scheduler has read. That is seldom there for long."""
+    entries: Any = world.host.server.execute([b"XREVRANGE", EVENTS, b"+", b"-", b"COUNT", b"10"])
+    told = world.host.told_through
+    unread = [
+        entry_id
+        for entry_id, fields in entries
+        if parse_id(entry_id) > told
+        and fields[1].decode("latin-1") in SERVICE_TYPES
+        and fields[3] not in world.judge.injected
+    ]
+    if unread and world.host.is_up:
+        entry_id = world.random.choice(unread)
+        world.host.ask(b"XDEL", EVENTS, entry_id)
+        world.log_changed(entry_id.decode())
+        world.count(DELETION)
+    elif looks:
+        world.faults.later(3_000, lambda: _delete_entry(world, looks - 1))
+    return False
+
+
 def _delete_rows(world: World) -> bool:
     """A force release, of one lease or of all. Nobody vouches for memory that is still there: see `Cards`."""
     if not world.host.is_up:
@@ -309,6 +337,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "clock jumped": _jump_clock,
     "log emptied": _empty_log,
     "rows deleted": _delete_rows,
+    DELETION: _delete_entry,
     "revoked": _revoke,
     "entry repeated": _repeat,
     "nonsense said": _say_nonsense,

@@ -20,4 +20,6 @@ FOUND: dict[int, str] = {
     507: "the same",
     639: "a leader that stood still wrote what it had decided into an emptied log, which nobody would lead then",
     10023: "a tick that the lost part of the log had decided was decided again behind the loss, and granted at once",
+    40331: "a jump of the clock that stood undecided was told again by the next leader: quarantine took longer",
+    40174: "the same",
 }

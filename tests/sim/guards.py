@@ -12,13 +12,14 @@ from gpuboss.core.granting import grant_at_once
 from gpuboss.core.state import State, Turn
 from gpuboss.core.waitlist import shape_of
 from gpuboss.events import LeaseRequested
+from gpuboss.log import LogReader
 from gpuboss_scheduler import commit, reign, snapshots
 from gpuboss_scheduler import projections as shown
 from gpuboss_scheduler import sessions as watched
 from gpuboss_scheduler.scripts import Script
 from tests.sim.network import NO_FAULTS
 from tests.sim.server import SYNCED_AFTER_US, SimulatedServer
-from tests.sim.settings import Settings
+from tests.sim.settings import DELETION, Settings
 
 if TYPE_CHECKING:
     from tests.sim.bindings import Bindings
@@ -111,7 +112,16 @@ def _without_fsync(bindings: Bindings) -> None:
     bindings.put(SimulatedServer, "_sync", sync)
 
 
+def _without_deletions(bindings: Bindings) -> None:
+    """Nobody asks what was deleted."""
+    beat = reign.Reign.beat
+    bindings.put(reign.Reign, "beat", lambda leader: (beat(leader)[0], "0-0"))
+    gone = LogReader.gone
+    bindings.put(LogReader, "gone", lambda log: gone(log)._replace(deleted_through="0-0"))
+
+
 SCENARIOS = {
+    "deletions": {DELETION: 1.0, "scheduler killed": 4.0},
     "self-fence": {"process cut off": 3.0},
     "tombstones": {"failed over": 8.0, "entry repeated": 0.5},
 }
@@ -124,4 +134,5 @@ SWITCHES: dict[str, Callable[[Bindings], None]] = {
     "quarantine": _without_quarantine,
     "de-duplication": _without_deduplication,
     "fsync": _without_fsync,
+    "deletions": _without_deletions,
 }

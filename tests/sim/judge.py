@@ -55,9 +55,11 @@ class Judge:
         if EVENTS in keys:
             self._read_on()
 
-    def begin_anew(self) -> None:
-        """Entries of the log are gone: what is left is the log now."""
+    def begin_anew(self, deleted_id: str | None = None) -> None:
+        """Entries of the log are gone: what is left is the log now. `deleted_id`: this one is, which no scheduler saw,
+        and which one has to miss all the same."""
         before = self.promises
+        self._written.pop(deleted_id or "", None)
         self._look_what_is_lost()
         self.recoveries += before.recoveries
         self.promises = self._new(quiet=True)

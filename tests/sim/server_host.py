@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tests.sim.network import Connection
 from tests.sim.resp import Blocked, Requests, encode
 from tests.sim.server import SimulatedServer
+from tests.sim.settings import DELETION
+from tests.sim.streams import FIRST, Id, parse_id
 from tests.sim.timeline import Due, call_off
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ class ServerHost:
         self.is_up = True
         self.jumped_us = 0
         self.server = SimulatedServer(self.wall_us, random.Random(world.seed), lambda: world.timeline.now_us)
+        self.told_through = FIRST  # the last entry of the log that a scheduler was told of, where that is asked for
         self._world = world
         self._clients: dict[Connection, _Client] = {}
         self._stalled: list[tuple[Connection, bytes, bool]] | None = None
@@ -111,6 +115,7 @@ class ServerHost:
         world = self._world
         world.note(connection, words)
         answer = self.server.execute(words)
+        self._note_told(connection, answer)
         if isinstance(answer, Blocked):
             client.blocked = answer
             client.until_wall_us = None if not answer.block_ms else self.wall_us() + answer.block_ms * 1000
@@ -133,7 +138,12 @@ class ServerHost:
             if blocked is not None and (keys is None or not keys.isdisjoint(blocked.keys)):
                 answer = self.server.execute(blocked.again)
                 if not isinstance(answer, Blocked):
+                    self._note_told(connection, answer)
                     self._unblock(connection, client, encode(answer))
+
+    def _note_told(self, connection: Connection, answer: object) -> None:
+        if DELETION in self._world.settings.faults_s and connection.process.name.startswith("scheduler"):
+            self.told_through = max(self.told_through, *_entry_ids(answer), FIRST)
 
     def _set_timer(self, connection: Connection, client: _Client) -> None:
         call_off(client.due)
@@ -151,3 +161,14 @@ class ServerHost:
         connection.answer(answer)
         while client.waiting and client.blocked is None:
             self._run(connection, client, *client.waiting.popleft())
+
+
+def _entry_ids(answer: object) -> Iterator[Id]:
+    """Of the entries in an answer, however deep: an id, and a list behind it."""
+    if isinstance(answer, list):
+        match answer:
+            case [bytes(entry_id), list(_)] if entry_id[:1].isdigit():
+                yield parse_id(entry_id)
+            case _:
+                for each in answer:
+                    yield from _entry_ids(each)

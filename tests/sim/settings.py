@@ -14,6 +14,7 @@ from tests.sim.network import NO_FAULTS, NetworkFaults
 # The lock delay is longer than a client can be late with what it is told while its heartbeat is in time: a read that
 # hears nothing is given up after 7 s, and opened again within a few more.
 PATIENCES_MS = ((3_000, 15_000), (6_000, 15_000), (15_000, 20_000))  # session TTL and lock delay
+DELETION = "entry deleted"
 
 
 class Settings(NamedTuple):
@@ -59,6 +60,14 @@ def draw_settings(chance: random.Random, kinds: tuple[str, ...]) -> Settings:
         failpoints=chance.choice((0.001, 0.01)) if chance.random() < appetite else 0.0,
         busy=chance.choice((0.02, 0.2)) if chance.random() < appetite else 0.0,
     )
+
+
+def with_deletions(settings: Settings, seed: int) -> Settings:
+    """Maybe single entries are deleted, too. Drawn by a chance of its own: without that, a seed stays what it was."""
+    chance = random.Random(f"deletions of {seed}")
+    if chance.random() >= 0.3:
+        return settings
+    return settings._replace(faults_s=settings.faults_s | {DELETION: chance.uniform(1.0, 12.0)})
 
 
 def _network(chance: random.Random) -> NetworkFaults:

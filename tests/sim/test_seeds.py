@@ -64,6 +64,7 @@ def test_seeds_run_in_processes_come_to_the_same() -> None:
         ("reclaiming", range(100)),
         ("self-fence", range(30)),
         ("tombstones", range(5)),
+        ("deletions", range(6)),
     ],
 )
 def test_a_guard_that_is_switched_off_is_missed(guard: str, seeds: range) -> None:

@@ -24,7 +24,7 @@ from tests.sim.processes import Process, in_silence
 from tests.sim.schedulers import NODE, SchedulerHost
 from tests.sim.server_host import ServerHost
 from tests.sim.services import ServiceHost
-from tests.sim.settings import Settings, draw_settings
+from tests.sim.settings import DELETION, Settings, draw_settings, with_deletions
 from tests.sim.timeline import Timeline
 
 STEPS_MAX = 200_000  # a world that takes more goes round in circles
@@ -49,7 +49,8 @@ class World:
         self.seed = seed
         self.random = random.Random(seed)
         self.guards = guards or Guards()
-        self.settings: Settings = draw_settings(self.random, tuple(KINDS))
+        kinds = tuple(kind for kind in KINDS if kind != DELETION)
+        self.settings: Settings = with_deletions(draw_settings(self.random, kinds), seed)
         self.settings = self.guards.scenario(self.settings)
         if is_short:
             self.settings = self.settings._replace(stir_us=self.settings.stir_us // 3)
@@ -201,9 +202,9 @@ class World:
         self.timeline.after(int(self.random.choice((0.05, 1.0, 5.0)) * self.random.random() * 1e6), self.host.come_up)
         return True
 
-    def log_changed(self) -> None:
-        """Entries of the log may be gone."""
-        self.judge.begin_anew()
+    def log_changed(self, deleted_id: str | None = None) -> None:
+        """Entries of the log may be gone. `deleted_id`: this one is, and has to be missed."""
+        self.judge.begin_anew(deleted_id)
 
     # ------------------------------------------------------------ its course
 

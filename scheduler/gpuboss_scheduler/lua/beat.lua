@@ -2,8 +2,10 @@
 -- The leader says that it is alive, or (lease 0) that it leads no more.
 -- KEYS  scheduler events
 -- ARGV  epoch, lease of leadership in ms, the highest fence, until when (ms) nothing is granted because entries of the
---       log were lost, or '', the id of an entry that must be there, and what people should know is wrong, or ''
--- Returns OK, the server's time in ms and whether that entry is there (1 or 0); or FENCED.
+--       log were lost, or '', the id of an entry that must be there, what people should know is wrong, or '', and
+--       through which entry the log was read when the leader found last that of what it had not read nothing was deleted
+-- Returns OK, the server's time in ms, whether that entry is there (1 or 0), and the highest that was ever deleted; or
+-- FENCED.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
 local time = redis.call('TIME')
@@ -23,4 +25,9 @@ if ARGV[6] == '' then
 else
   redis.call('HSET', KEYS[1], 'trouble', ARGV[6])
 end
-return {'OK', string.format('%d', now_ms), #redis.call('XRANGE', KEYS[2], ARGV[5], ARGV[5])}
+redis.call('HSET', KEYS[1], 'read_through', ARGV[7])
+local deleted, about = '0-0', redis.pcall('XINFO', 'STREAM', KEYS[2])
+for i = 1, #about, 2 do
+  if about[i] == 'max-deleted-entry-id' then deleted = about[i + 1] end
+end
+return {'OK', string.format('%d', now_ms), #redis.call('XRANGE', KEYS[2], ARGV[5], ARGV[5]), deleted}

@@ -30,6 +30,8 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'seq', ARGV[5],
   'alive_until_ms', string.format('%d', now_ms + ARGV[6]))
 redis.call(ARGV[8] == '' and 'HSETNX' or 'HSET', KEYS[1], 'cursor', ARGV[7])
 if ARGV[8] == 'snapshot' then redis.call('DEL', KEYS[3]) end
+-- What is deleted below is no loss, and what was before is said to be one.
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'read_through', last) end
 local shown = ARGV[at]
 at = at + 1
 for _ = 1, shown do
