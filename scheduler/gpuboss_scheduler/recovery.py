@@ -123,13 +123,7 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
                 _compare(verifier, entry, before)
     if tail.is_of_other_rules:
         _take_over(verifier, cursor, through)
-    verifier.finish()
-    if verifier.divergences:
-        first = verifier.divergences[0]
-        raise LogDamaged(
-            f"the log differs from what its rules give, first at entry {first.entry_id}: {first.problem}; "
-            "`gpuboss replay` shows it all; a scheduler that went on could promise VRAM twice"
-        )
+    _check_decisions(verifier)
     tail.epoch, tail.seq = highest.epoch, highest.seq
     if is_lost:
         tail.undecided, tail.fence = leftovers.entries, leftovers.fence
@@ -173,6 +167,16 @@ def _feed(verifier: Verifier, entry: Entry) -> None:
         verifier.feed(entry.id, entry.fields)
     except NewerCore as newer:
         raise NewerLog(newer.core) from None
+
+
+def _check_decisions(verifier: Verifier) -> None:
+    verifier.finish()
+    if verifier.divergences:
+        first = verifier.divergences[0]
+        raise LogDamaged(
+            f"the log differs from what its rules give, first at entry {first.entry_id}: {first.problem}; "
+            "`gpuboss replay` shows it all; a scheduler that went on could promise VRAM twice"
+        )
 
 
 def _take_over(verifier: Verifier, cursor: str, through: str) -> None:

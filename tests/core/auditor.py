@@ -89,7 +89,8 @@ def request_behind(reasserted: dict[str, Any]) -> dict[str, Any]:
     names = ("lease_id", "service", "vram_mib", "priority", "node", "session", "instance")
     asked = {name: reasserted.get(name) for name in names}
     asked |= {"gpus": len(reasserted["devices"]), "exclusive": reasserted.get("exclusive", False)}
-    return DEFAULTS | asked | {"reclaimable": reasserted["state"] == "idle", "counts_as": asked["priority"]}
+    asked["reclaimable"] = reasserted.get("reclaimable", False) or reasserted["state"] == "idle"
+    return DEFAULTS | asked | {"counts_as": asked["priority"]}
 
 
 def audit(entries: Iterable[tuple[str, list[bytes]]]) -> list[str]:
