@@ -221,6 +221,8 @@ def _held_lines(found: Account, now_ms: int) -> Iterator[str]:
         f"{found['lease_id']} is {found['state']}: {found['service']} has {size(found['vram_mib'])} on "
         f"{_where(found)} for {since(found['granted_at_ms'], now_ms)}, after a wait of {duration(found['waited_ms'])}"
     )
+    if found["state"] == "idle":
+        yield "its model is kept warm, unused: it may be asked back as soon as somebody who waits needs its room"
     if found["state"] == "reclaiming":
         yield f"it ended {ago(found.get('ended_at_ms'), now_ms)} ({found.get('reason')}); its VRAM is not seen free yet"
     elif found["state"] == "yielding":

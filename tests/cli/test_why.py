@@ -234,6 +234,7 @@ def test_the_other_states_of_a_lease(console: Console, client: redis.Redis) -> N
     given.happens(session_lost("lost"))
     store(client, given)
     assert why(console, "warm____")["state"] == "idle"
+    assert "it may be asked back as soon as" in told(console, "warm____")
     asked = why(console, "asked___")
     assert (asked["state"], asked["yield_by_ms"]) == ("yielding", START_MS + 10_000)
     assert "it was asked back, and will be taken" in told(console, "asked___")
