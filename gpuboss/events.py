@@ -105,10 +105,8 @@ class LeaseResumed(FromService, frozen=True):
 
 
 class LeaseReasserted(FromService, frozen=True):
-    """A holder repeats the projection of its lease after the log was lost (a new `incarnation`).
-    `exclusive`, `reclaimable` and `instance` are as in its request; without them it is taken to share, not to be kept
-    idle from now on, and to be answered as all are.
-    """
+    """A holder repeats the projection of its lease after the log was lost (a new `incarnation`); `exclusive`,
+    `reclaimable`, `preemptible` and `instance` are as in its request, and have the same defaults."""
 
     node: ServiceName
     device: DeviceName
@@ -122,6 +120,7 @@ class LeaseReasserted(FromService, frozen=True):
     session: SessionId | None = None
     exclusive: bool = False
     reclaimable: bool = False
+    preemptible: bool = True
     instance: ServiceName | None = None
 
 
