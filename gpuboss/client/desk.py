@@ -198,6 +198,7 @@ def reassertions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested | LeaseR
             session=held.request.session,
             exclusive=held.request.exclusive,
             reclaimable=held.request.reclaimable,
+            preemptible=held.request.preemptible,
             instance=held.request.instance,
         )
 

@@ -81,10 +81,16 @@ def next_chance_ms(state: State, waiting: Waiting) -> int | None:
     return min((ms for ms in chances_ms if ms > state.ticked_ms), default=None)
 
 
+def may_find(state: State) -> bool:
+    """Whether any lease at all could be asked back."""
+    preemption = state.policy.preemption
+    return preemption == "lower" or (preemption == "idle" and bool(state.ledger.idle))
+
+
 def most_mib(state: State, devices: Iterable[Device]) -> int:
     """No request that is larger than this has anything asked back on one of these devices."""
     policy = state.policy
-    if policy.preemption == "off" or (policy.preemption == "idle" and not state.ledger.idle):
+    if not may_find(state):
         return 0
     loose = ("idle", "yielding", "held") if policy.preemption == "lower" else ("idle", "yielding")
     near = devices if policy.preemption == "lower" else _near_loose(state)

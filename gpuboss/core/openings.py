@@ -31,7 +31,7 @@ class Openings:
         self._state = state
         changes, devices = state.ledger.changes, state.ledger.ordered_devices
         # Where leases may be asked back nobody may be left out: time alone gives rights to it, and so do others' ends.
-        self._evicts = eviction.most_mib(state, devices()) > 0
+        self._evicts = eviction.may_find(state) and eviction.most_mib(state, devices()) > 0
         self._devices = dict.fromkeys(devices() if changes.freed_all or self._evicts else changes.freed)
         self._found: list[tuple[Waiting, int, _Searching]] = []  # a heap: the next of each search
         self._taken: _Searching | None = None  # the search of which the last was taken

@@ -29,7 +29,8 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
     if lease_id in state.waitlist.by_id or lease_id in state.ledger.leases or lease_id in state.history.by_name:
         _ask_again(turn, request)
         return
-    if request.session is not None and session_member(request.service, request.session) in state.lost_sessions.by_name:
+    lost = state.lost_sessions.by_name
+    if lost and request.session is not None and session_member(request.service, request.session) in lost:
         deny(
             turn,
             request,
@@ -37,7 +38,7 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
             f"session {request.session} was lost; a new process takes a new one",
         )
         return
-    if _deny_beyond_cap(turn, request):
+    if state.waitlist.by_id and _deny_beyond_cap(turn, request):
         return
     shape = shape_of(request, priority_of(state.policy, request), state.limits)
     if grant_at_once(turn, request, shape):
@@ -45,6 +46,8 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
     if state.recovering_since_ms is None and (hopeless := _why_hopeless(state, shape)) is not None:
         deny(turn, request, *hopeless)
         return
+    state.arrivals += 1
+    state.join_session(request)
     _wait(turn, request, shape)
 
 
@@ -68,8 +71,6 @@ def _deny_beyond_cap(turn: Turn, request: LeaseRequested) -> bool:
 
 def _wait(turn: Turn, request: LeaseRequested, shape: Shape) -> None:
     state = turn.state
-    state.arrivals += 1
-    state.join_session(request)
     turn.lease_ids.append(request.lease_id)
     park(state)
     # Behind another of its shape it has no place that the other would not have taken.

@@ -63,14 +63,13 @@ class Rooms:
         self._ledger.changes.count()
         if self._ledger.changes.changed:
             self._follow()
-        if shape.device is not None or (shape.node is not None and shape.gpus == 1):
-            return [device for device in named if has_room(shape, device) and device not in closed]
         if shape.gpus > 1:
             return self._best_node(shape, closed)
         rooms = self._empty if shape.exclusive else self._open
         for at in range(bisect_left(rooms, (shape.vram_mib,)), len(rooms)):
-            if rooms[at][4] not in closed:
-                return [rooms[at][4]]
+            device = rooms[at][4]
+            if device not in closed and matches(shape, device):
+                return [device]
         return []
 
     def common_mib(self, wish: Wish, device: Device) -> int:
