@@ -102,8 +102,7 @@ class LeaseResumed(Event, frozen=True):
 class LeaseReasserted(Event, frozen=True):
     """A holder repeats the projection of its lease after the log was lost (a new `incarnation`).
 
-    `exclusive`, `reclaimable` and `instance` are as in its request; without them it is taken to share, not to be kept
-    idle from now on, and to be answered as all are.
+    `exclusive`, `reclaimable`, `preemptible` and `instance` are as in its request, or else by default.
     """
 
     lease_id: LeaseId
@@ -120,6 +119,7 @@ class LeaseReasserted(Event, frozen=True):
     session: SessionId | None = None
     exclusive: bool = False
     reclaimable: bool = False
+    preemptible: bool = True
     instance: ServiceName | None = None
 
 

@@ -7,6 +7,7 @@ from gpuboss.core.addresses import reply_address, session_member
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease, device_key
 from gpuboss.core.lifecycle import EndReason, Happening
+from gpuboss.core.policy import priority_of
 from gpuboss.core.refusals import FromService, reject, reject_unaddressed
 from gpuboss.core.requests import end_waiting
 from gpuboss.core.reservations import Reservation
@@ -194,7 +195,7 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
     if waiting is None:
         state.arrivals += 1
         request, arrival = _request_behind(event), state.arrivals
-        priority = request.priority
+        priority = priority_of(state.policy, request)  # what it claims, its holder says once more
         state.join_session(request)
     else:
         request, arrival, priority = waiting.request, waiting.arrival, waiting.shape.priority
@@ -254,6 +255,7 @@ def _request_behind(event: LeaseReasserted) -> LeaseRequested:
         gpus=len(event.devices),
         exclusive=event.exclusive,
         reclaimable=event.reclaimable or event.state == "idle",
+        preemptible=event.preemptible,
         instance=event.instance,
         session=event.session,
     )

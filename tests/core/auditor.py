@@ -90,7 +90,8 @@ def request_behind(reasserted: dict[str, Any]) -> dict[str, Any]:
     asked = {name: reasserted.get(name) for name in names}
     asked |= {"gpus": len(reasserted["devices"]), "exclusive": reasserted.get("exclusive", False)}
     asked["reclaimable"] = reasserted.get("reclaimable", False) or reasserted["state"] == "idle"
-    return DEFAULTS | asked | {"counts_as": asked["priority"]}
+    asked["preemptible"] = reasserted.get("preemptible", True)
+    return DEFAULTS | asked
 
 
 def audit(entries: Iterable[tuple[str, list[bytes]]]) -> list[str]:
@@ -198,6 +199,7 @@ class Audit:
             self._blame(entry, f"is believed to hold {data['devices']}, which cannot be")
         # That its devices have the room is not asked: a lease that ended may still stand in what is left of the log.
         asked = request_behind(data) if known is None else known.asked
+        asked["counts_as"] = asked.get("counts_as") or self._caps.counts_as(asked)
         account = Account(asked, (0, entry.at), self._now_ms, None, data["state"].replace("yielding", "held"), devices)
         account.expires_ms, account.expiry_set_ms = data.get("expires_at_ms"), self._now_ms
         account.number = self._holders = self._holders + 1
