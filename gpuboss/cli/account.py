@@ -13,7 +13,7 @@ from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease
 from gpuboss.core.placement import place
 from gpuboss.core.projections import lease_row
-from gpuboss.core.quotas import left_mib, may_begin
+from gpuboss.core.quotas import ahead_of, left_mib, may_begin
 from gpuboss.core.state import State
 from gpuboss.core.waitlist import Shape, Waiting
 from gpuboss.events import LeaseDenied, LeaseEnded, LeaseGranted
@@ -90,7 +90,7 @@ def _waiting(state: State, waiting: Waiting) -> Account:
 def _blocker(state: State, lease_id: str) -> Account:
     lease = state.ledger.leases.get(lease_id)
     if lease is not None:
-        row: Account = msgspec.to_builtins(lease_row(lease))
+        row = _row(lease)
         return row | ({} if lease.reclaiming_since_ms is None else {"reclaiming_since_ms": lease.reclaiming_since_ms})
     waiting = state.waitlist.by_id[lease_id]
     return {
@@ -111,15 +111,16 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
     if any(each["state"] == "reclaiming" for each in found["blockers"]):
         yield "VRAM of a lease that ended uncleanly comes back once its memory is seen to be gone"
     if waiting.shape.service is not None and not may_begin(state, waiting):
-        yield from _advice_on_limit(state, waiting.shape.service)
+        yield from _advice_on_limit(state, waiting, waiting.shape.service)
     elif not state.candidates(waiting.shape):
         yield "start a scheduler that has devices: none is known yet"
     else:
         yield from _advice_on_place(state, waiting, found["reason"])
 
 
-def _advice_on_limit(state: State, service: str) -> Iterator[str]:
-    if (most_mib := left_mib(state, service)) > 0:
+def _advice_on_limit(state: State, waiting: Waiting, service: str) -> Iterator[str]:
+    kept_mib = sum(each.shape.size_mib for each in ahead_of(state, waiting))
+    if (most_mib := left_mib(state, service) - kept_mib) > 0:
         yield f"a request of {size(most_mib)} or less is within the limit of {service}"
     yield f"{service} could hold more with a higher limit_mib in scheduler.policy"
 
@@ -151,13 +152,15 @@ def _open_to(state: State, waiting: Waiting, shape: Shape) -> list[Device]:
 
 
 def _held(lease: Lease, past: Past | None, ended_at_ms: int) -> Account:
-    found: Account = msgspec.to_builtins(lease_row(lease))
-    found |= _of_grant(lease.granted) | {"expires_at_ms": lease.expires_at_ms}
-    if lease.state == "yielding":
-        found["yield_by_ms"] = lease.yield_by_ms
+    found = _row(lease) | _of_grant(lease.granted)
     if past is not None and lease.state == "reclaiming":
         found |= {"reason": past.ended.reason, "ended_at_ms": ended_at_ms, "freed": False}
     return found
+
+
+def _row(lease: Lease) -> Account:
+    row: Account = msgspec.to_builtins(lease_row(lease))
+    return row | ({"yield_by_ms": lease.yield_by_ms} if lease.state == "yielding" else {})
 
 
 def _of_grant(granted: LeaseGranted) -> Account:
@@ -207,6 +210,8 @@ def _blocker_line(blocker: Account, now_ms: int) -> str:
     if blocker["state"] == "waiting":
         return f"{who}, which has waited for {since(blocker['requested_at_ms'], now_ms)} and comes first"
     end = "has no TTL" if blocker["expires_at_ms"] is None else f"expires {ago(blocker['expires_at_ms'], now_ms)}"
+    if blocker["state"] == "yielding":
+        end = f"was asked back, and will be taken {ago(blocker['yield_by_ms'], now_ms)}"
     held = f"{blocker['state']} on {_where(blocker)} for {since(blocker['granted_at_ms'], now_ms)}"
     return f"{who}, {held}, {end}"
 
@@ -216,6 +221,8 @@ def _held_lines(found: Account, now_ms: int) -> Iterator[str]:
         f"{found['lease_id']} is {found['state']}: {found['service']} has {size(found['vram_mib'])} on "
         f"{_where(found)} for {since(found['granted_at_ms'], now_ms)}, after a wait of {duration(found['waited_ms'])}"
     )
+    if found["state"] == "idle":
+        yield "its model is kept warm, unused: it may be asked back as soon as somebody who waits needs its room"
     if found["state"] == "reclaiming":
         yield f"it ended {ago(found.get('ended_at_ms'), now_ms)} ({found.get('reason')}); its VRAM is not seen free yet"
     elif found["state"] == "yielding":

@@ -36,9 +36,8 @@ def settings(config: Config, origins: dict[str, str]) -> list[Shown]:
         else:
             field = fields[key]
             value = getattr(reduce(getattr, section.split("."), config), field)
-        unit = (
-            "ms" if field.endswith("_ms") or "head_start_ms" in section else "MiB" if field.endswith("_mib") else None
-        )
+        is_time = field.endswith("_ms") or section.endswith("_ms")
+        unit = "ms" if is_time else "MiB" if field.endswith("_mib") else None
         shown.append(Shown(key, _plain(field, value), unit, origin))
     return shown
 

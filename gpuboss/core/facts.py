@@ -27,6 +27,7 @@ def elect(turn: Turn, event: SchedulerElected) -> None:
     """A reign begins; its epoch came with the stamp. Where entries of the log are gone, recovery begins too, at the
     time that the log had reached: what is reasserted ends by that clock, and the server's may be behind it."""
     state = turn.state
+    turn.look |= state.core != event.core  # other rules may have let somebody wait who may begin by these
     state.core, state.incarnation = event.core, event.incarnation
     if event.lost is not None:
         state.fence = max(state.fence, event.lost.fence)

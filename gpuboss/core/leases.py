@@ -195,7 +195,7 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
     if waiting is None:
         state.arrivals += 1
         request, arrival = _request_behind(event), state.arrivals
-        priority = priority_of(state.policy, request)  # what it claims, its holder says once more
+        priority = priority_of(state.policy, request)
         state.join_session(request)
     else:
         request, arrival, priority = waiting.request, waiting.arrival, waiting.shape.priority

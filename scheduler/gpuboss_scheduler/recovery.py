@@ -102,8 +102,7 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
         _check_beginning(log, state)
     verifier = Verifier(state, lambda: _forged_ids(log, state.last_id), cursor)
     tail = Recovered(state, cursor, 0, 0, [], [], is_ahead, "" if last_id == "0-0" else last_id, deleted_id)
-    highest = _last(state)
-    cursor_id = parse_id(cursor)
+    highest, cursor_id = _last(state), parse_id(cursor)
     whole, through = True, state.last_id  # whether, and through which entry, everything up to here was decided
     leftovers = _Leftovers()
     for entry in log.entries(after=state.last_id):

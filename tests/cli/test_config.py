@@ -63,6 +63,7 @@ def test_each_value_with_its_unit_and_its_origin(shell: Console) -> None:
         ("scheduler.policy.max_waiting", 10_000, None, "default"),
         ("scheduler.policy.services.imajin.batch.max_waiting", 5, None, f"{file}:14"),
         ("scheduler.policy.head_start_ms.normal", 900_000, "ms", "default"),
+        ("scheduler.policy.preempt_after_ms.high", 5_000, "ms", "default"),
         ("scheduler.policy.margin_mib", None, "MiB", "default"),
     ):
         assert found[key] == {"value": value, "unit": unit, "origin": origin}, key

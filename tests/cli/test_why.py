@@ -144,6 +144,32 @@ def test_who_waits_for_its_own_service_to_hold_less(console: Console, client: re
     assert "imajin may hold 10240 MiB and holds 8192 MiB; this needs 8192 MiB" in told(console, "asking__")
 
 
+def test_who_waits_for_what_was_asked_back(console: Console, client: redis.Redis) -> None:
+    given = Scenario(24_576)
+    given.request("holder", 20_000, reclaimable=True)
+    given.says(idled("holder"))
+    given.request("asking", 20_000)
+    store(client, given)
+    (blocker,) = why(console, "asking__")["blockers"]
+    assert (blocker["state"], blocker["yield_by_ms"]) == ("yielding", START_MS + 15_000)
+    assert "yielding on alpha/cuda:0 for " in told(console, "asking__")
+    assert ", was asked back, and will be taken " in told(console, "asking__")
+
+
+def test_who_waits_for_what_its_own_service_may_hold_beside_those_who_come_first(
+    console: Console, client: redis.Redis
+) -> None:
+    given = Scenario(24_576, 24_576)
+    given.happens(policy(services={"imajin": ServiceRules(limit_mib=12_288)}))
+    given.request("holder", 20_000, service="other", device="cuda:0", ttl_ms=60_000)
+    given.request("first", 10_240, device="cuda:0")
+    given.request("asking", 4_096, device="cuda:1")
+    store(client, given)
+    found = why(console, "asking__")
+    assert (found["reason"], found["blocked_by"]) == ("reserved_for", ["first___"])
+    assert "a request of 2 GiB or less is within the limit of imajin" in found["advice"]
+
+
 def test_who_waits_for_those_who_come_first(console: Console, client: redis.Redis) -> None:
     given = Scenario(24_576)
     given.request("holder", 20_000, ttl_ms=60_000)
@@ -208,6 +234,7 @@ def test_the_other_states_of_a_lease(console: Console, client: redis.Redis) -> N
     given.happens(session_lost("lost"))
     store(client, given)
     assert why(console, "warm____")["state"] == "idle"
+    assert "it may be asked back as soon as" in told(console, "warm____")
     asked = why(console, "asked___")
     assert (asked["state"], asked["yield_by_ms"]) == ("yielding", START_MS + 10_000)
     assert "it was asked back, and will be taken" in told(console, "asked___")

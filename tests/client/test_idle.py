@@ -187,12 +187,13 @@ def test_a_state_of_a_later_version_is_none_that_we_know(clerk: Clerk) -> None:
     assert lease.is_idle
 
 
-def test_a_new_log_is_told_what_is_idle_and_what_may_be(clerk: Clerk) -> None:
+def test_a_new_log_is_told_what_is_idle_and_what_may_be_or_asked_back(clerk: Clerk) -> None:
     clerk.ask("lease-01", reclaimable=True)
     clerk.ask("lease-02", reclaimable=True)
-    clerk.ask("lease-03")
+    clerk.ask("lease-03", preemptible=False)
     for lease_id in ("lease-01", "lease-02", "lease-03"):
         clerk.grant(lease_id, vram_mib=8192)
     clerk.hear("LeaseStateChanged", lease_id="lease-01", cause="5-1", state="idle")
     said = [event for event in reassertions(clerk.desk) if isinstance(event, LeaseReasserted)]
     assert [(event.state, event.reclaimable) for event in said] == [("idle", True), ("held", True), ("held", False)]
+    assert [event.preemptible for event in said] == [True, True, False]

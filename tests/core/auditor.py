@@ -84,14 +84,14 @@ class Recovery:
             self.since_ms = max(0, self.since_ms + delta_ms)
 
 
-def request_behind(reasserted: dict[str, Any]) -> dict[str, Any]:
+def request_behind(reasserted: dict[str, Any], caps: Caps) -> dict[str, Any]:
     """What a holder must have asked for, to hold what it says it holds."""
     names = ("lease_id", "service", "vram_mib", "priority", "node", "session", "instance")
-    asked = {name: reasserted.get(name) for name in names}
-    asked |= {"gpus": len(reasserted["devices"]), "exclusive": reasserted.get("exclusive", False)}
-    asked["reclaimable"] = reasserted.get("reclaimable", False) or reasserted["state"] == "idle"
-    asked["preemptible"] = reasserted.get("preemptible", True)
-    return DEFAULTS | asked
+    asked = {name: reasserted.get(name) for name in names} | {"gpus": len(reasserted["devices"])}
+    asked |= {name: reasserted[name] for name in ("exclusive", "reclaimable", "preemptible") if name in reasserted}
+    if reasserted["state"] == "idle":
+        asked["reclaimable"] = True
+    return DEFAULTS | asked | {"counts_as": caps.counts_as(asked)}
 
 
 def audit(entries: Iterable[tuple[str, list[bytes]]]) -> list[str]:
@@ -198,8 +198,7 @@ class Audit:
         if not devices or len(set(devices)) != len(devices) or not self._devices.keys() >= set(devices):
             self._blame(entry, f"is believed to hold {data['devices']}, which cannot be")
         # That its devices have the room is not asked: a lease that ended may still stand in what is left of the log.
-        asked = request_behind(data) if known is None else known.asked
-        asked["counts_as"] = asked.get("counts_as") or self._caps.counts_as(asked)
+        asked = request_behind(data, self._caps) if known is None else known.asked
         account = Account(asked, (0, entry.at), self._now_ms, None, data["state"].replace("yielding", "held"), devices)
         account.expires_ms, account.expiry_set_ms = data.get("expires_at_ms"), self._now_ms
         account.number = self._holders = self._holders + 1

@@ -416,34 +416,6 @@ def test_a_lease_that_was_lost_with_its_grant_counts_as_what_its_request_does():
     assert lease_rows(scenario.state)[padded("a")].priority == "low"
 
 
-def after_a_loss(said: LeaseReasserted, **services: ServiceRules) -> Scenario:
-    """A log that knows the rules, and of no lease but what its holder says."""
-    scenario = Scenario(CARD_MIB)
-    scenario.happens(policy(services=services))
-    scenario.happens(SchedulerElected("second", "0", 1, "log-2", LogLost(scenario.entries[-1].id, 7)))
-    scenario.says(said)
-    assert audit(scenario.entries) == []
-    return scenario
-
-
-def test_a_lease_that_the_log_lost_counts_as_no_more_than_its_service_may_claim():
-    said = LeaseReasserted(padded("a"), "imajin", NODE, "cuda:0", ["cuda:0"], 8_192, "high", "held", 1, 1)
-    scenario = after_a_loss(said, imajin=ServiceRules(max_priority="low"))
-    assert lease_rows(scenario.state)[padded("a")].priority == "low"
-    assert scenario.last.priority == "low"
-    scenario.restart()
-    assert scenario.state.ledger.leases[padded("a")].priority == "low"
-
-
-@pytest.mark.parametrize("preemptible", [True, False])
-def test_a_lease_that_the_log_lost_is_inside_its_guarantee_as_before(preemptible: bool):
-    said = LeaseReasserted(
-        padded("a"), "imajin", NODE, "cuda:0", ["cuda:0"], 8_192, "low", "held", 1, 1, preemptible=preemptible
-    )
-    scenario = after_a_loss(said, imajin=ServiceRules(guarantee_mib=8_192))
-    assert quotas.protects(scenario.state, scenario.state.ledger.leases[padded("a")]) is not preemptible
-
-
 # ---------------------------------------------------------------- what is inside a guarantee
 
 

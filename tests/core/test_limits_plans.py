@@ -8,8 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from gpuboss.core.explain import explain
+from gpuboss.core.projections import lease_rows
+from gpuboss.events import LogLost
 from gpuboss.fields import PreemptAfter, ServiceRules
 from tests.core.auditor import audit
+from tests.core.lossy import RECOVERY_MS, elected, reasserted
 from tests.core.scenario import Scenario, idled, padded, policy
 
 CARD_MIB = 24_576
@@ -53,6 +56,26 @@ def test_a_guarantee_that_is_taken_away_protects_no_longer():
     scenario.request("asking", CARD_MIB, priority="high")
     assert scenario.tick(100) == []
     assert rule(scenario) == ["asked back held within 15000 ms for asking"]
+
+
+@pytest.mark.parametrize(("preemptible", "told"), [(False, []), (True, ["asked back held within 15000 ms for asking"])])
+def test_what_is_protected_stays_so_where_the_log_is_lost(preemptible: bool, told: list[str]):
+    scenario = ruled(CARD_MIB, ollama=ServiceRules(guarantee_mib=CARD_MIB))
+    scenario.happens(elected(LogLost(scenario.entries[-1].id, 7)))
+    scenario.says(reasserted("held", service="ollama", vram_mib=CARD_MIB, priority="low", preemptible=preemptible))
+    scenario.request("asking", CARD_MIB, priority="high")
+    assert scenario.tick(RECOVERY_MS) == told
+    assert audit(scenario.entries) == []
+
+
+def test_nobody_counts_as_more_than_it_may_because_the_log_is_lost():
+    scenario = ruled(CARD_MIB, ollama=ServiceRules(max_priority="low"))
+    scenario.happens(elected(LogLost(scenario.entries[-1].id, 7)))
+    scenario.says(reasserted("held", service="ollama", vram_mib=CARD_MIB, priority="high"))
+    assert (scenario.last.priority, lease_rows(scenario.state)[padded("held")].priority) == ("low", "low")
+    scenario.request("asking", CARD_MIB, priority="normal")
+    assert scenario.tick(RECOVERY_MS) == ["asked back held within 15000 ms for asking"]
+    assert audit(scenario.entries) == []
 
 
 def test_a_lease_that_claimed_more_than_it_counts_as_is_asked_back_as_what_it_counts_as():

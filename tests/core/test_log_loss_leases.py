@@ -34,8 +34,6 @@ from tests.core.scenario import (
     session_lost,
 )
 
-UNSHOWN = {"exclusive", "reclaimable", "preemptible", "instance"}  # what a reassertion says beside a lease's row
-
 # ---------------------------------------------------------------- taking over
 
 
@@ -100,7 +98,8 @@ def test_it_is_shown_as_its_holder_describes_it():
     )
     said_in_full = msgspec.to_builtins(reasserted("a", 1, 0, **said))
     row = msgspec.json.decode(msgspec.json.encode(lease_row(scenario.state.ledger.leases[padded("a")])))
-    assert row == {name: said_in_full[name] for name in said_in_full.keys() - UNSHOWN}
+    not_shown = {"exclusive", "reclaimable", "preemptible", "instance"}
+    assert row == {name: said_in_full[name] for name in said_in_full.keys() - not_shown}
 
 
 @pytest.mark.parametrize("restarts", [False, True])

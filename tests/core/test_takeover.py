@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuboss.core import granting, machine, placement, snapshot, takeover, verification
+from gpuboss.core import eviction, granting, machine, placement, snapshot, takeover, verification
 from gpuboss.core.ledger import Device
 from gpuboss.core.placement import place
 from gpuboss.core.plans import dissolve_all
@@ -20,7 +20,7 @@ from gpuboss.core.verification import Verifier
 from gpuboss.core.waitlist import Shape
 from gpuboss.events import LeaseReleased, LeaseRequested, SchedulerElected
 from tests.core.lossy import recovery
-from tests.core.scenario import SERVICE, Entry, Log, Scenario, fold, padded
+from tests.core.scenario import SERVICE, Entry, Log, Scenario, fold, idled, padded
 from tests.core.test_checkpoints import forged_in
 from tests.core.test_determinism import busy_log
 from tests.core.traffic import Traffic
@@ -213,6 +213,22 @@ def test_what_others_meant_to_keep_free_is_planned_anew(monkeypatch: pytest.Monk
     for entry in given.entries[begun:]:
         verifier.feed(*entry)
     assert (verifier.finish(), verifier.divergences) == (0, [])
+
+
+@pytest.mark.usefixtures("newer")
+def test_whom_others_let_wait_may_begin_with_the_first_entry_of_our_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Heir(24_576)
+    given.request("warm", 20_000, reclaimable=True)
+    given.says(idled("warm"))
+    with monkeypatch.context() as others:
+        others.setattr(eviction, "find", lambda *_: None)
+        assert given.request("waits", 8_192) == []
+        cursor = given.leaves()
+    elected = SchedulerElected("newer", "1", 2, "log-1", cursor=cursor)
+    assert given.happens(elected) == ["asked back warm within 15000 ms for waits"]
+    verifier = verify(given.entries)
+    assert (verifier.finish(), verifier.divergences) == (0, [])
+    assert given.happens(SchedulerElected("again", "1", 2, "log-1")) == []
 
 
 def at_election(entries: Sequence[Entry]) -> int:
