@@ -83,11 +83,11 @@ def test_to_a_new_log_what_was_released_and_ended_is_released_again(clerk: Clerk
 
 def test_of_what_ended_only_the_last_is_known(clerk: Clerk) -> None:
     for number in range(ENDED_MAX + 1):
-        clerk.hold(f"lease-{number}")
-        clerk.desk.leave(f"lease-{number}")
-        clerk.hear("LeaseEnded", lease_id=f"lease-{number}", reason="released")
+        clerk.hold(f"lease-{number:04}")
+        clerk.desk.leave(f"lease-{number:04}")
+        clerk.hear("LeaseEnded", lease_id=f"lease-{number:04}", reason="released")
     assert len(list(reassertions(clerk.desk))) == ENDED_MAX
-    assert "lease-0" not in clerk.desk.leaving
+    assert "lease-0000" not in clerk.desk.leaving
 
 
 def test_to_a_new_log_releases_are_said_first(clerk: Clerk) -> None:
