@@ -30,12 +30,15 @@ from gpuboss.fields import (
     PreemptAfter,
     Preemption,
     Priority,
+    SentLeaseId,
+    SentServiceName,
     ServiceName,
     ServiceRules,
     SessionId,
     StreamId,
     Text,
     WaitingCap,
+    check_names,
 )
 
 
@@ -46,11 +49,19 @@ class Event(Struct, frozen=True, gc=False):
 # ---------------------------------------------------------------- from services
 
 
-class LeaseRequested(Event, frozen=True):
+class FromService(Event, frozen=True):
+    """What all have in common that a service says: the lease, or request, and the name of the service."""
+
+    lease_id: SentLeaseId
+    service: SentServiceName
+
+    def __post_init__(self) -> None:
+        check_names(self.lease_id, self.service)
+
+
+class LeaseRequested(FromService, frozen=True):
     """A service asks for VRAM: `vram_mib` on each of `gpus` devices of one node, all or none."""
 
-    lease_id: LeaseId
-    service: ServiceName
     vram_mib: AskedMib
     priority: Priority = "normal"
     device: DeviceWish | None = None
@@ -62,49 +73,41 @@ class LeaseRequested(Event, frozen=True):
     reclaimable: bool = False
     preemptible: bool = True
     instance: ServiceName | None = None
-    session: SessionId | None = None
+    session: SentLeaseId | None = None
     pid: Annotated[int, Meta(ge=0, le=2**32)] | None = None
     model: Text | None = None
     traceparent: Text | None = None
 
+    def __post_init__(self) -> None:
+        check_names(self.lease_id, self.service, self.session)
 
-class LeaseReleased(Event, frozen=True):
+
+class LeaseReleased(FromService, frozen=True):
     """A service gives its lease back, or, while it still waits, takes its request back."""
 
-    lease_id: LeaseId
-    service: ServiceName
 
-
-class LeaseRenewed(Event, frozen=True):
+class LeaseRenewed(FromService, frozen=True):
     """A holder asks that its lease end `ttl_ms` after this event."""
 
-    lease_id: LeaseId
-    service: ServiceName
     ttl_ms: DurationMs
 
 
-class LeaseIdled(Event, frozen=True):
+class LeaseIdled(FromService, frozen=True):
     """A holder keeps its model warm but does not use it: the VRAM may be asked back. `reload_ms`: its price."""
 
-    lease_id: LeaseId
-    service: ServiceName
     reload_ms: Ms = 0
 
 
-class LeaseResumed(Event, frozen=True):
+class LeaseResumed(FromService, frozen=True):
     """A holder wants to use its warm model again; it may once `LeaseStateChanged` says `held`."""
 
-    lease_id: LeaseId
-    service: ServiceName
     reload_ms: Ms = 0
 
 
-class LeaseReasserted(Event, frozen=True):
+class LeaseReasserted(FromService, frozen=True):
     """A holder repeats the projection of its lease after the log was lost (a new `incarnation`); `exclusive`,
     `reclaimable`, `preemptible` and `instance` are as in its request, and have the same defaults."""
 
-    lease_id: LeaseId
-    service: ServiceName
     node: ServiceName
     device: DeviceName
     devices: list[DeviceName]
@@ -233,10 +236,8 @@ class ClockTicked(Event, frozen=True, omit_defaults=True):
 
 
 class ClockJumped(Event, frozen=True):
-    """The server's clock jumped at entry `from_id`: deadlines set before it move along by `delta_ms`.
-
-    It is negative where that clock was put back, and the log's stood still for so long while nothing happened.
-    """
+    """The server's clock jumped at entry `from_id`: deadlines set before it move along by `delta_ms`. It is
+    negative where that clock was put back, and the log's stood still for so long while nothing happened."""
 
     from_id: StreamId
     delta_ms: Annotated[int, Meta(ge=-MS_MAX, le=MS_MAX)]

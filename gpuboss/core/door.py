@@ -7,13 +7,14 @@ every way in which decoding can fail is a refusal, never an exception.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from gpuboss import events
 from gpuboss.events import Decision, Event, RejectionReason, Stamp
+from gpuboss.fields import is_lease_id, is_service_name
 
 DATA_BYTES_MAX = 64 * 1024
 STAMPED_BYTES_MAX = 1024 * 1024  # a grant of 1,024 MIG slices names them all
@@ -23,11 +24,12 @@ SHOWN_MAX = 80  # how much of a bad value a detail repeats
 _DECODERS: dict[bytes, msgspec.json.Decoder[Event]] = {
     name.encode(): msgspec.json.Decoder(cls) for name, cls in events.ALL.items()
 }
-_STAMPED = frozenset(name.encode() for name in events.FACTS | events.DECISIONS)
-_DECISIONS = frozenset(name.encode() for name in events.DECISIONS)
 _STAMP_DECODER = msgspec.json.Decoder(Stamp)
-_SERVICE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_LEASE_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+
+# Whether an entry of this type is one that the scheduler derived, rather than an input; and whether only the scheduler
+# may write it. Asked of every entry, so without a function around it.
+is_decision = frozenset(name.encode() for name in events.DECISIONS).__contains__
+is_stamped = frozenset(name.encode() for name in events.FACTS | events.DECISIONS).__contains__
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -68,16 +70,6 @@ def read_type(fields: Sequence[bytes]) -> bytes | None:
 def read_data(fields: Sequence[bytes]) -> bytes:
     """The entry's data. Only for entries of which `read_type` knows the type."""
     return fields[3] if fields[0] == b"type" else fields[1]
-
-
-def is_decision(type_name: bytes) -> bool:
-    """Whether an entry of this type is one that the scheduler derived, rather than an input."""
-    return type_name in _DECISIONS
-
-
-def is_stamped(type_name: bytes) -> bool:
-    """Whether only the scheduler may write entries of this type."""
-    return type_name in _STAMPED
 
 
 def read_stamp(data: bytes) -> Stamp:
@@ -138,16 +130,16 @@ def refuse(data: bytes, reason: RejectionReason, detail: str) -> Refusal:
         salvage = _SALVAGE_DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Refusal(reason, detail)
-    service, instance = _name(_SERVICE, salvage.service), _name(_SERVICE, salvage.instance)
-    lease_id, session = _name(_LEASE_ID, salvage.lease_id), _name(_LEASE_ID, salvage.session)
+    service, instance = _name(is_service_name, salvage.service), _name(is_service_name, salvage.instance)
+    lease_id, session = _name(is_lease_id, salvage.lease_id), _name(is_lease_id, salvage.session)
     # A broken instance must not redirect the answer to the stream of all replicas. And a forged answer must not make
     # us answer whom it names.
     is_told = (salvage.instance is None or instance is not None) and reason != "forged"
     return Refusal(reason, detail, lease_id, service, instance, session, is_told)
 
 
-def _name(pattern: re.Pattern[str], value: object) -> str | None:
-    return value if isinstance(value, str) and pattern.fullmatch(value) else None
+def _name(is_name: Callable[[str], object], value: object) -> str | None:
+    return value if isinstance(value, str) and is_name(value) else None
 
 
 def _explain(message: str, data: bytes) -> str:

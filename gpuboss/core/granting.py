@@ -52,6 +52,8 @@ def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape) -> bool:
     devices = place(shape, state.candidates(shape))
     if devices is None:
         return False
+    state.arrivals += 1
+    state.join_session(request)
     _open_lease(turn, request, shape.priority, state.arrivals, state.now_ms, devices)
     return True
 

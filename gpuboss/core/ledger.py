@@ -77,7 +77,8 @@ class Device:
         self.free_mib -= request.vram_mib
         self.exclusive_leases += request.exclusive
         self.exclusive = self.exclusive_leases > 0
-        self._hold()
+        if self.plan is not None:
+            self._hold()
 
     def discharge(self, lease: Lease) -> None:
         """Take the promise to one lease back."""
@@ -90,7 +91,8 @@ class Device:
         self.exclusive_leases -= request.exclusive
         self.exclusive = self.exclusive_leases > 0
         assert self.charged_mib >= 0 and self.reclaiming_mib >= 0 and self.exclusive_leases >= 0, self.key
-        self._hold()
+        if self.plan is not None:
+            self._hold()
 
     def keep_for(self, plan: Plan | None) -> None:
         """Hold the room that a plan needs here, as it comes back; None: hold nothing any more."""

@@ -28,7 +28,8 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
     if lease_id in state.waitlist.by_id or lease_id in state.ledger.leases or lease_id in state.history.by_name:
         _ask_again(turn, request)
         return
-    if request.session is not None and session_member(request.service, request.session) in state.lost_sessions.by_name:
+    lost = state.lost_sessions.by_name
+    if lost and request.session is not None and session_member(request.service, request.session) in lost:
         deny(
             turn,
             request,
@@ -36,16 +37,17 @@ def ask(turn: Turn, request: LeaseRequested) -> None:
             f"session {request.session} was lost; a new process takes a new one",
         )
         return
-    if _deny_beyond_cap(turn, request):
+    if state.waitlist.by_id and _deny_beyond_cap(turn, request):
         return
     shape = shape_of(request, priority_of(state.policy, request), state.limits)
+    if grant_at_once(turn, request, shape):
+        return
     if state.recovering_since_ms is None and (hopeless := _why_hopeless(state, shape)) is not None:
         deny(turn, request, *hopeless)
         return
     state.arrivals += 1
     state.join_session(request)
-    if not grant_at_once(turn, request, shape):
-        _wait(turn, request, shape)
+    _wait(turn, request, shape)
 
 
 def _deny_beyond_cap(turn: Turn, request: LeaseRequested) -> bool:

@@ -72,19 +72,19 @@ class Verifier:
         if self.state.core != CORE_VERSION:
             for each in self.takeover.feed(entry_id, fields, self.divergences):
                 self._apply(each.entry_id, each.fields, after=each.before)
-        elif self._is_expected(fields):
+            return
+        type_name = read_type(fields)
+        if type_name is None or not is_stamped(type_name):
+            self._apply(entry_id, fields)
+        elif is_decision(type_name) and self._is_expected(fields):
             self.decisions += 1
             self.state.last_id = entry_id
             self.state.seq += 1
             self._resume_at = None
         else:
-            self._look_closely(entry_id, fields)
+            self._look_closely(entry_id, type_name, fields)
 
-    def _look_closely(self, entry_id: str, fields: Sequence[bytes]) -> None:
-        type_name = read_type(fields)
-        if type_name is None or not is_stamped(type_name):
-            self._apply(entry_id, fields)
-            return
+    def _look_closely(self, entry_id: str, type_name: bytes, fields: Sequence[bytes]) -> None:
         data = read_data(fields)
         stamp = read_stamp(data)
         recorded = read_decision(type_name, data) if is_decision(type_name) else None
@@ -130,10 +130,8 @@ class Verifier:
         """Whether this is, byte for byte, the decision that is due next; then it is paired. Most decisions are,
         and need not be decoded to be verified. All else is looked at closely."""
         epoch = self.state.epoch
-        if len(fields) != 4 or not is_decision(fields[1]) or epoch == 0 or not self._in_order:
-            return False
         cause = _first_cause(self._causes, self._derived)
-        if cause is None:
+        if cause is None or epoch == 0 or not self._in_order:
             return False
         due = self._derived[cause]
         data = b'%s,"epoch":%d,"seq":%d}' % (_encode(due[0])[:-1], epoch, self.state.seq + 1)

@@ -122,13 +122,7 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
                 _compare(verifier, entry, before)
     if tail.is_of_other_rules:
         _take_over(verifier, cursor, through)
-    verifier.finish()
-    if verifier.divergences:
-        first = verifier.divergences[0]
-        raise LogDamaged(
-            f"the log differs from what its rules give, first at entry {first.entry_id}: {first.problem}; "
-            "`gpuboss replay` shows it all; a scheduler that went on could promise VRAM twice"
-        )
+    _check_decisions(verifier)
     tail.epoch, tail.seq = highest.epoch, highest.seq
     if is_lost:
         tail.undecided, tail.fence = leftovers.entries, leftovers.fence
@@ -172,6 +166,16 @@ def _feed(verifier: Verifier, entry: Entry) -> None:
         verifier.feed(entry.id, entry.fields)
     except NewerCore as newer:
         raise NewerLog(newer.core) from None
+
+
+def _check_decisions(verifier: Verifier) -> None:
+    verifier.finish()
+    if verifier.divergences:
+        first = verifier.divergences[0]
+        raise LogDamaged(
+            f"the log differs from what its rules give, first at entry {first.entry_id}: {first.problem}; "
+            "`gpuboss replay` shows it all; a scheduler that went on could promise VRAM twice"
+        )
 
 
 def _take_over(verifier: Verifier, cursor: str, through: str) -> None:
@@ -266,12 +270,17 @@ def _last_cause(log: LogReader, state: State) -> str:
 
     Only what carries the scheduler's numbers counts: anybody can append what looks like a decision.
     """
-    last = state.last_id
+    last = elected = state.last_id
     highest = _last(state)
     for entry in log.entries(after=state.last_id):
         before, highest = highest, _peek(entry, highest, [])
-        if highest is not before:
-            last = max(last, _cause(entry), key=parse_id)
+        if highest is before:
+            continue
+        if read_type(entry.fields) == b"SchedulerElected":
+            elected = entry.id
+        elif _is_decision(entry):
+            last = max(last, elected, key=parse_id)  # a reign's first commit decides what stands before it, and itself
+        last = max(last, _cause(entry), key=parse_id)
     return last
 
 

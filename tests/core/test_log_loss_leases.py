@@ -98,7 +98,8 @@ def test_it_is_shown_as_its_holder_describes_it():
     )
     said_in_full = msgspec.to_builtins(reasserted("a", 1, 0, **said))
     row = msgspec.json.decode(msgspec.json.encode(lease_row(scenario.state.ledger.leases[padded("a")])))
-    assert row == {name: said_in_full[name] for name in said_in_full.keys() - {"exclusive", "reclaimable", "instance"}}
+    not_shown = {"exclusive", "reclaimable", "preemptible", "instance"}
+    assert row == {name: said_in_full[name] for name in said_in_full.keys() - not_shown}
 
 
 @pytest.mark.parametrize("restarts", [False, True])

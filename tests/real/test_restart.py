@@ -232,6 +232,17 @@ def test_the_schedulers_hash_is_rebuilt_from_the_log(server: RealServer, view: R
         assert view.rows("leases").keys() == {waiting}
 
 
+def test_what_the_first_leader_found_waiting_is_decided_once(server: RealServer, view: RedisView) -> None:
+    view.append("LeaseReleased", lease_id="of-nobody", service="worker")
+    with SchedulerProcess(server.url) as scheduler:
+        scheduler.wait_leading()
+        scheduler.kill()
+    view.client.delete(view.key("scheduler"))
+    with SchedulerProcess(server.url) as scheduler:
+        assert scheduler.wait_leading() == 2
+    assert len(view.of_type("EventRejected")) == 1
+
+
 def test_the_schedulers_hash_may_go_while_it_leads(server: RealServer, view: RedisView) -> None:
     service = Service(view, "worker")
     with SchedulerProcess(server.url) as scheduler:

@@ -27,6 +27,7 @@ class Outcome(NamedTuple):
     faults: dict[str, int]
     requests: int
     loads: int
+    asked_back: int
     takeovers_us: list[int]
     recoveries: int
     digest: str
@@ -43,6 +44,7 @@ def run_seed(seed: int, without: str | None = None, *, is_short: bool = False) -
         world.counts,
         world.asked,
         world.loaded,
+        world.asked_back,
         world.takeovers_us,
         world.judge.recoveries + world.judge.promises.recoveries,
         world.digest,
@@ -108,6 +110,7 @@ class Campaign:
             simulated_us=outcome.simulated_us,
             requests=outcome.requests,
             loads=outcome.loads,
+            asked_back=outcome.asked_back,
             recoveries=outcome.recoveries,
         )
         self._faults.update(outcome.faults)
@@ -134,8 +137,8 @@ class Campaign:
         lines = [
             f"{self.seeds:,} seeds, {totals['steps']:,} steps, {totals['simulated_us'] / 3.6e9:,.1f} simulated hours, "
             f"in {took_s:,.0f} s ({totals['steps'] / took_s:,.0f} steps a second)",
-            f"{totals['requests']:,} requests, {totals['loads']:,} of them used; {totals['recoveries']:,} lost logs "
-            "recovered",
+            f"{totals['requests']:,} requests, {totals['loads']:,} of them used; {totals['asked_back']:,} leases asked "
+            f"back; {totals['recoveries']:,} lost logs recovered",
             f"{sum(self._faults.values()):,} faults:",
             *(f"  {count:9,} {kind}" for kind, count in sorted(self._faults.items())),
             f"takeovers: {_times(self._takeovers_us)}",

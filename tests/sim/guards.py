@@ -7,7 +7,7 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
 from gpuboss.client import leadership
-from gpuboss.core import leases, requests
+from gpuboss.core import leases, plans, requests
 from gpuboss.core.granting import grant_at_once
 from gpuboss.core.state import State, Turn
 from gpuboss.core.waitlist import shape_of
@@ -112,6 +112,11 @@ def _without_fsync(bindings: Bindings) -> None:
     bindings.put(SimulatedServer, "_sync", sync)
 
 
+def _without_hold(bindings: Bindings) -> None:
+    """What is given back for one request is for all."""
+    bindings.put(plans.Plan, "hold_mib", lambda plan, device: 0)
+
+
 def _without_deletions(bindings: Bindings) -> None:
     """Nobody asks what was deleted."""
     beat = reign.Reign.beat
@@ -134,5 +139,6 @@ SWITCHES: dict[str, Callable[[Bindings], None]] = {
     "quarantine": _without_quarantine,
     "de-duplication": _without_deduplication,
     "fsync": _without_fsync,
+    "hold": _without_hold,
     "deletions": _without_deletions,
 }

@@ -123,10 +123,20 @@ class Judge:
         if state.ledger.leases:
             left = [f"{lease_id} ({lease.state})" for lease_id, lease in state.ledger.leases.items()]
             world.blame(f"L2: not free again: {', '.join(left)}")
+        kept = [device.key for device in state.ledger.devices.values() if device.hold_mib or device.plan is not None]
+        if kept or state.planned:
+            world.blame(f"L1: kept for nobody: {', '.join([*kept, *state.planned])}")
+        if left := self.promises.not_given_back():
+            world.blame(f"asked back, and never ended: {', '.join(left)}")
 
     def _new(self, quiet: bool = False) -> Promises:
         self._is_quiet = quiet
-        return Promises(self._blame, self.injected, self._moved, has_gap=quiet)
+        limits_mib = {
+            name: rules.limit_mib
+            for name, rules in self._world.settings.policy.services.items()
+            if rules.limit_mib is not None
+        }
+        return Promises(self._blame, self.injected, self._moved, limits_mib=limits_mib, has_gap=quiet)
 
     def _blame(self, problem: str) -> None:
         if not self._is_quiet:

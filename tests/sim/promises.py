@@ -1,5 +1,5 @@
 """An account of the log while it is written, kept by somebody who shares no code with the ledger: who may write, what
-is promised on each device, and that nobody is answered, granted or ended twice."""
+is promised on each device and to each service, and that nobody is answered, granted or ended twice, or revived."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.core.audited_log import DECISION_TYPES, FACT_TYPES
+from tests.sim.askings import Askings, Charge
 
 SCHEDULERS = frozenset((*FACT_TYPES, *DECISION_TYPES))
-
-Charge = tuple[tuple[str, ...], int]
+OTHERS = ("LeaseReasserted", "LeaseRequested", "LeaseRevoked")
 
 
 class Promises:
     """One log, from its first entry on. `blame` is told what is wrong."""
 
     def __init__(
-        self, blame: Callable[[str], None], injected: set[bytes], moved: set[bytes], *, has_gap: bool = False
+        self,
+        blame: Callable[[str], None],
+        injected: set[bytes],
+        moved: set[bytes],
+        *,
+        limits_mib: dict[str, int] | None = None,
+        has_gap: bool = False,
     ) -> None:
         """`injected`: the data of entries that somebody forged. `moved`: of those that a reign wrote before it noticed
-        that entries were gone; they move to behind the next election, after another loss once more. `has_gap`: entries
-        are gone, and with them numbers, until a new incarnation begins."""
+        that entries were gone; they move to behind the next election, after another loss once more. `limits_mib`: what
+        a service may hold, if not any number. `has_gap`: entries are gone, and with them numbers, until a new
+        incarnation begins."""
         self.epoch = 0
         self.seq = 0
         self.incarnation = ""
@@ -42,13 +49,16 @@ class Promises:
         self.ended: dict[str, None] = {}
         self._chain = 0, 0  # epoch and number of the last entry of a scheduler, as far as none is missing before it
         self._over: dict[str, None] = {}  # what ended there: it stays ended, whatever is lost behind it
+        self._yielding: dict[str, None] = {}  # what was asked back there, and has not ended
+        self._limits_mib = limits_mib or {}
+        self._askings = Askings(blame)
 
     def take(self, entry_id: str, fields: list[bytes]) -> None:
         """The next entry."""
         if len(fields) != 4 or fields[0] != b"type" or fields[2] != b"data":
             return
         kind = fields[1].decode("utf-8", "replace")
-        if kind not in SCHEDULERS and kind not in ("LeaseReasserted", "LeaseRevoked"):
+        if kind not in SCHEDULERS and kind not in OTHERS:
             return
         if fields[3] in self._injected:
             return
@@ -70,6 +80,10 @@ class Promises:
         if act is not None:
             act(entry_id, data)
 
+    def not_given_back(self) -> list[str]:
+        """What was asked back and has no end, as far as that is known."""
+        return list(self._yielding) if self._chain == (self.epoch, self.seq) else []
+
     def _take_chained(self, kind: str, data: dict[str, Any]) -> None:
         """What stands in the log without a gap before it is known to whoever reads it, after a loss too."""
         epoch, seq = self._chain
@@ -80,10 +94,15 @@ class Promises:
         elif said != (epoch, seq + 1):
             return
         self._chain = said
+        if kind in ("YieldRequested", "LeaseStateChanged") and data["lease_id"] in self._yielding:
+            self._blame(f"{data['lease_id']} was asked back, and there is a {kind} of it behind that")
+        if kind == "YieldRequested":
+            self._yielding[data["lease_id"]] = None
         if kind in ("LeaseEnded", "LeaseGranted") and data["lease_id"] in self._over:
             self._blame(f"{data['lease_id']} had ended, and is believed to be held once more")
         if kind == "LeaseEnded":
             self._over[data["lease_id"]] = None
+            self._yielding.pop(data["lease_id"], None)
 
     def _is_next(self, kind: str, data: dict[str, Any]) -> bool:
         epoch, seq = data.get("epoch", 0), data.get("seq", 0)
@@ -101,6 +120,7 @@ class Promises:
             self.granted.clear()
             self.answered.clear()
             self.ended.clear()
+            self._askings.forget()
             self._fence = max(self._fence, data["lost"]["fence"])
         self.incarnation = data["incarnation"]
 
@@ -121,13 +141,33 @@ class Promises:
             self._blame(f"{entry_id} grants {lease_id} with fence {data['fence']}, not above {self._fence}")
         self._fence = data["fence"]
         devices = tuple(f"{data['node']}/{name}" for name in data["devices"])
-        self._charges[lease_id] = (devices, data["vram_mib"])
+        self._charges[lease_id] = Charge(data["service"], devices, data["vram_mib"])
+        if not self._has_gap:
+            self._check_lent(entry_id, devices)
+            self._check_limit(entry_id, data["service"])
+
+    def _check_lent(self, entry_id: str, devices: tuple[str, ...]) -> None:
         for device in devices:
-            promised_mib = sum(mib for where, mib in self._charges.values() if device in where)
-            if promised_mib > self.total_mib.get(device, 0) and not self._has_gap:
+            promised_mib = sum(charge.vram_mib for charge in self._charges.values() if device in charge.devices)
+            if promised_mib > self.total_mib.get(device, 0):
                 self._blame(
                     f"S1: {entry_id} promises {promised_mib} MiB on {device}, which has {self.total_mib.get(device, 0)}"
                 )
+        self._askings.lent(entry_id, devices, self._charges, self.total_mib)
+
+    def _check_limit(self, entry_id: str, service: str) -> None:
+        limit_mib = self._limits_mib.get(service)
+        held_mib = sum(len(each.devices) * each.vram_mib for each in self._charges.values() if each.service == service)
+        if limit_mib is not None and held_mib > limit_mib:
+            self._blame(f"{entry_id} lends {service} {held_mib} MiB in all, whose limit is {limit_mib}")
+
+    def _on_LeaseRequested(self, entry_id: str, data: dict[str, Any]) -> None:
+        self._askings.requested(data)
+
+    def _on_YieldRequested(self, entry_id: str, data: dict[str, Any]) -> None:
+        charge = self._charges.get(data["lease_id"])
+        if charge is not None:
+            self._askings.asked_back(data, charge, list(self.total_mib))
 
     def _on_LeaseDenied(self, entry_id: str, data: dict[str, Any]) -> None:
         self._answer(entry_id, data["lease_id"])
@@ -136,6 +176,7 @@ class Promises:
         if lease_id in self.answered:
             self._blame(f"{entry_id} answers {lease_id} a second time")
         self.answered[lease_id] = None
+        self._askings.answered(lease_id)
 
     def _on_LeaseEnded(self, entry_id: str, data: dict[str, Any]) -> None:
         lease_id = data["lease_id"]
@@ -153,7 +194,7 @@ class Promises:
         if lease_id not in self._charges:
             self._reasserted[entry_id] = lease_id
             devices = tuple(f"{data['node']}/{name}" for name in data["devices"])
-            self._charges[lease_id] = (devices, data["vram_mib"])
+            self._charges[lease_id] = Charge(data["service"], devices, data["vram_mib"])
 
     def _on_EventRejected(self, entry_id: str, data: dict[str, Any]) -> None:
         lease_id = self._reasserted.pop(data["event_id"], None)

@@ -96,4 +96,7 @@ def _config(world: World) -> Config:
             "scheduler.lock_delay": f"{world.guards.lock_delay_ms(settings)}ms",
         },
     )
-    return replace(config, scheduler=replace(config.scheduler, snapshot_every=settings.snapshot_every))
+    return replace(
+        config,
+        scheduler=replace(config.scheduler, snapshot_every=settings.snapshot_every, policy=settings.policy),
+    )

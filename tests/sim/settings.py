@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
+from gpuboss.config import PolicyConfig, ServiceConfig
+from gpuboss.fields import PreemptAfter
 from tests.sim.network import NO_FAULTS, NetworkFaults
 
 # The lock delay is longer than a client can be late with what it is told while its heartbeat is in time: a read that
@@ -33,6 +35,9 @@ class Settings(NamedTuple):
     faults_s: dict[str, float]  # mean time between two faults of each kind
     failpoints: float  # how likely a scheduler is hit at one of its steps
     busy: float  # how likely a task stops its event loop for a while
+    policy: PolicyConfig = PolicyConfig()
+    warm: int = 0  # tasks of each process that keep a lease idle between uses
+    residents: tuple[int, ...] = ()  # models of each process that stay, by the number of their users
 
 
 def draw_settings(chance: random.Random, kinds: tuple[str, ...]) -> Settings:
@@ -68,6 +73,36 @@ def with_deletions(settings: Settings, seed: int) -> Settings:
     if chance.random() >= 0.3:
         return settings
     return settings._replace(faults_s=settings.faults_s | {DELETION: chance.uniform(1.0, 12.0)})
+
+
+def with_sharing(settings: Settings, seed: int) -> Settings:
+    """Mostly models are kept warm, and leases asked back, under rules that hurry. Drawn by a chance of its own, too."""
+    chance = random.Random(f"sharing of {seed}")
+    if chance.random() < 0.15:
+        return settings
+    policy = PolicyConfig(
+        preemption=chance.choice(("off", "idle", "idle", "lower", "lower", "lower")),
+        preempt_after_ms=PreemptAfter(normal=chance.randint(0, 8_000), high=chance.randint(0, 2_000)),
+        min_run_ms=chance.choice((0, 500, 3_000)),
+        grace_ms=chance.choice((200, 1_000, 4_000)),
+        services=_service_rules(chance, settings),
+    )
+    residents = tuple(chance.randint(1, 3) for _ in range(chance.randint(0, 2)))
+    tasks, warm = chance.randint(1, settings.tasks), chance.randint(1, 3)
+    return settings._replace(policy=policy, tasks=tasks, warm=warm, residents=residents)
+
+
+def _service_rules(chance: random.Random, settings: Settings) -> dict[str, ServiceConfig]:
+    rules: dict[str, ServiceConfig] = {}
+    for name in dict.fromkeys(name for name, _ in settings.services):
+        if chance.random() < 0.3:
+            rules[name] = ServiceConfig(
+                max_waiting=chance.choice((None, None, 3)),
+                guarantee_mib=chance.choice((0, 0, 4_000)),
+                limit_mib=chance.choice((None, 12_500, 20_000, 30_000)),
+                max_priority=chance.choice(("low", "normal", "high")),
+            )
+    return rules
 
 
 def _network(chance: random.Random) -> NetworkFaults:

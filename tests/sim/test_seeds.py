@@ -61,6 +61,7 @@ def test_seeds_run_in_processes_come_to_the_same() -> None:
         ("quarantine", range(20)),
         ("de-duplication", range(20)),
         ("fsync", range(40)),
+        ("hold", range(10)),
         ("reclaiming", range(100)),
         ("self-fence", range(30)),
         ("tombstones", range(5)),

@@ -24,7 +24,7 @@ from tests.sim.processes import Process, in_silence
 from tests.sim.schedulers import NODE, SchedulerHost
 from tests.sim.server_host import ServerHost
 from tests.sim.services import ServiceHost
-from tests.sim.settings import DELETION, Settings, draw_settings, with_deletions
+from tests.sim.settings import DELETION, Settings, draw_settings, with_deletions, with_sharing
 from tests.sim.timeline import Timeline
 
 STEPS_MAX = 200_000  # a world that takes more goes round in circles
@@ -50,7 +50,7 @@ class World:
         self.random = random.Random(seed)
         self.guards = guards or Guards()
         kinds = tuple(kind for kind in KINDS if kind != DELETION)
-        self.settings: Settings = with_deletions(draw_settings(self.random, kinds), seed)
+        self.settings: Settings = with_sharing(with_deletions(draw_settings(self.random, kinds), seed), seed)
         self.settings = self.guards.scenario(self.settings)
         if is_short:
             self.settings = self.settings._replace(stir_us=self.settings.stir_us // 3)
@@ -60,6 +60,7 @@ class World:
         self.told: dict[str, int] = {}  # errors that services were told, by name
         self.asked = 0
         self.loaded = 0
+        self.asked_back = 0  # leases, as far as their holders heard of it
         self.takeovers_us: list[int] = []  # from a leader's death until another leads, where nothing else happened
         self._leader_died_us: int | None = None
         self.is_calm = False
@@ -89,6 +90,10 @@ class World:
     def hosts(self) -> list[SchedulerHost | ServiceHost]:
         """All machines but the server's."""
         return [*self.schedulers, *self.services]
+
+    def note_asked_back(self) -> None:
+        """Somebody was asked for a lease."""
+        self.asked_back += 1
 
     def processes(self) -> list[Process]:
         """Those that live."""
