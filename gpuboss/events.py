@@ -38,7 +38,6 @@ from gpuboss.fields import (
     StreamId,
     Text,
     WaitingCap,
-    check_names,
 )
 
 
@@ -50,13 +49,10 @@ class Event(Struct, frozen=True, gc=False):
 
 
 class FromService(Event, frozen=True):
-    """What all have in common that a service says: the lease, or request, and the name of the service."""
+    """What all have in common that a service says: which lease, or request, it means, and its own name."""
 
     lease_id: SentLeaseId
     service: SentServiceName
-
-    def __post_init__(self) -> None:
-        check_names(self.lease_id, self.service)
 
 
 class LeaseRequested(FromService, frozen=True):
@@ -77,9 +73,6 @@ class LeaseRequested(FromService, frozen=True):
     pid: Annotated[int, Meta(ge=0, le=2**32)] | None = None
     model: Text | None = None
     traceparent: Text | None = None
-
-    def __post_init__(self) -> None:
-        check_names(self.lease_id, self.service, self.session)
 
 
 class LeaseReleased(FromService, frozen=True):

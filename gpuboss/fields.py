@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, ValidationError
 
 VRAM_MIB_MAX = 16_777_216  # 16 TiB on one device: more than anything sold, small enough for exact sums anywhere
 GPUS_MAX = 1024
@@ -21,7 +21,7 @@ LEASE_ID = r"^[A-Za-z0-9_-]{8,64}(?!\n)$"
 ServiceName = Annotated[str, Meta(pattern=SERVICE_NAME)]
 LeaseId = Annotated[str, Meta(pattern=LEASE_ID)]
 SessionId = LeaseId
-# The same where their struct has them checked by `check_names`: msgspec asks three times the price of each.
+# The same where the door of the core has them checked by `check_names`: msgspec asks three times the price of each.
 SentServiceName = Annotated[str, Meta(extra_json_schema={"pattern": SERVICE_NAME})]
 SentLeaseId = Annotated[str, Meta(extra_json_schema={"pattern": LEASE_ID})]
 DeviceName = Annotated[str, Meta(pattern=r"^cuda:(0|[1-9][0-9]{0,3})(?!\n)$")]
@@ -46,7 +46,7 @@ is_lease_id = re.compile(LEASE_ID).match
 
 
 def check_names(lease_id: str, service: str, session: str | None = None) -> None:
-    """Raises `ValueError`, in the words of msgspec, for the first of these that is no such name."""
+    """Raises `msgspec.ValidationError`, in msgspec's own words, for the first of these that is no such name."""
     if is_lease_id(lease_id) is None:
         raise _mismatch("lease_id", LEASE_ID)
     _check_service(service)
@@ -67,8 +67,8 @@ def _check_session(session: str) -> None:
         raise _mismatch("session", LEASE_ID)
 
 
-def _mismatch(field: str, pattern: str) -> ValueError:
-    return ValueError(f"Expected `str` matching regex {pattern!r} - at `$.{field}`")
+def _mismatch(field: str, pattern: str) -> ValidationError:
+    return ValidationError(f"Expected `str` matching regex {pattern!r} - at `$.{field}`")
 
 
 class HeadStart(Struct, frozen=True, forbid_unknown_fields=True):

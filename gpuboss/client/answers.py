@@ -9,6 +9,8 @@ from gpuboss.client.lease import granted
 from gpuboss.client.replies import Reply, log_id
 from gpuboss.errors import LeaseDenied, LeaseImpossible, LeaseLost, LeaseTimeout
 
+ENDED_MAX = 1_000  # of which a new log is told at once; sessions and TTLs end what is older
+
 _DENIALS: dict[str, type[LeaseDenied]] = {"timeout": LeaseTimeout, "impossible": LeaseImpossible}
 
 # The log does not hold what we hold, or holds it for somebody else: its VRAM may be granted to others any time.
@@ -79,8 +81,17 @@ def _ended(desk: Desk, reply: Reply, now_s: float) -> None:
     if waiting is not None:
         waiting.tell(LeaseLost(reply.lease_id, reply.reason))
     if reply.lease_id in desk.held:
+        _note_ended(desk, reply.lease_id, is_done=False)
         desk.lose(reply.lease_id, reply.reason)
+    elif reply.lease_id in desk.leaving:
+        _note_ended(desk, reply.lease_id, is_done=reply.lease_id not in desk.given_up)
     _over(desk, reply)
+
+
+def _note_ended(desk: Desk, lease_id: str, *, is_done: bool) -> None:
+    desk.ended[lease_id] = is_done
+    if len(desk.ended) > ENDED_MAX:
+        del desk.ended[next(iter(desk.ended))]
 
 
 def _over(desk: Desk, reply: Reply) -> None:

@@ -153,13 +153,15 @@ class GPUBoss:
         """Give a lease back, or take a request back, by itself or by its id.
 
         Twice is as good as once. A lease that was lost needs no release, but where its client gave it up because it
-        heard nothing from Redis, its VRAM comes back sooner with one. Returns when Redis has it; where Redis does not
-        answer for some seconds, it is delivered once it does.
+        heard nothing from Redis, or the log is lost that had ended it, its VRAM comes back sooner with one. Returns
+        when Redis has it; where Redis does not answer for some seconds, it is delivered once it does.
         """
         lease_id = lease_id_of(lease)
         if not self._config.gpu.enabled or (isinstance(lease, Lease) and lease.is_released):
             return
         session = self._open_session()
+        if lease_id in session.desk.ended:
+            session.desk.ended[lease_id] = True
         if not (isinstance(lease, Lease) and lease.is_lost) or lease_id in session.desk.given_up:
             await dealings.give_back(session, lease_id)
 

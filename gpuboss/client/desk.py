@@ -8,6 +8,7 @@ A lease_id is in one place at a time:
        +--denied--> gone  +--ended by others--> gone, and the lease is lost
 
 `given_up` are leases that we stopped relying on by ourselves: they are released once their user says that it is done.
+`ended` are leases that the log ended, and whether their users are done: a log that goes back may hold them again.
 `unwanted` are grants to ids that nobody here waits for any more: they are given back. What answers do to the desk
 is written in `answers.py`.
 """
@@ -78,6 +79,7 @@ class Desk:
         self.leaving: dict[str, None] = {}
         self.unwanted: dict[str, None] = {}
         self.given_up: dict[str, None] = {}  # of those leaving: their memory may still be in use, so nobody was told
+        self.ended: dict[str, bool] = {}
         self._mint = mint
         self._expiries: list[tuple[float, str]] = []
 
@@ -174,8 +176,14 @@ def reassertions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested | LeaseR
     """What is open, told to a log that knows nothing of it: requests once more, leases as they were granted.
 
     A held lease is not requested again: that could grant it a second time, on another device. Releases come first: the
-    log may have lost them and kept the leases, whose room is then taken.
+    log may have lost them and kept the leases, whose room is then taken. So may it have lost that it ended some itself:
+    these are released too, by now or once their users are done.
     """
+    ended, desk.ended = desk.ended, {}
+    for lease_id, is_done in ended.items():
+        desk.leave(lease_id)
+        if not is_done:
+            desk.given_up[lease_id] = None
     for lease_id in _released(desk):
         yield LeaseReleased(lease_id, desk.service)
     for waiting in desk.waiting.values():

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from gpuboss import events
-from gpuboss.events import Decision, Event, RejectionReason, Stamp
-from gpuboss.fields import is_lease_id, is_service_name
+from gpuboss.events import Decision, Event, FromService, LeaseRequested, RejectionReason, Stamp
+from gpuboss.fields import check_names, is_lease_id, is_service_name
 
 DATA_BYTES_MAX = 64 * 1024
 STAMPED_BYTES_MAX = 1024 * 1024  # a grant of 1,024 MIG slices names them all
@@ -102,7 +102,10 @@ def read_known(type_name: bytes, data: bytes) -> Event | Refusal:
     try:
         if not data.isascii():
             data.decode()  # the decoder skips unknown fields, bytes that are no UTF-8 and all
-        return decoder.decode(data)
+        event = decoder.decode(data)
+        if isinstance(event, FromService):
+            check_names(event.lease_id, event.service, event.session if isinstance(event, LeaseRequested) else None)
+        return event
     except msgspec.ValidationError as error:
         if not data.lstrip().startswith(b"{"):
             return Refusal("malformed", f"data is a JSON object, not {_show(data)}")

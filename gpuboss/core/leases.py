@@ -8,7 +8,7 @@ from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease, device_key
 from gpuboss.core.lifecycle import EndReason, Happening
 from gpuboss.core.policy import priority_of
-from gpuboss.core.refusals import FromService, reject, reject_unaddressed
+from gpuboss.core.refusals import reject, reject_unaddressed
 from gpuboss.core.requests import end_waiting
 from gpuboss.core.reservations import Reservation
 from gpuboss.core.state import Turn
@@ -16,6 +16,7 @@ from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting
 from gpuboss.core.yielding import ask_back
 from gpuboss.events import (
+    FromService,
     LeaseEnded,
     LeaseExtended,
     LeaseGranted,

@@ -5,18 +5,7 @@ from __future__ import annotations
 from gpuboss.core.addresses import reply_address
 from gpuboss.core.door import Refusal
 from gpuboss.core.state import Turn
-from gpuboss.events import (
-    EventRejected,
-    LeaseIdled,
-    LeaseReasserted,
-    LeaseReleased,
-    LeaseRenewed,
-    LeaseRequested,
-    LeaseResumed,
-    RejectionReason,
-)
-
-FromService = LeaseRequested | LeaseReleased | LeaseRenewed | LeaseIdled | LeaseResumed | LeaseReasserted
+from gpuboss.events import EventRejected, FromService, LeaseReasserted, LeaseRequested, RejectionReason
 
 
 def reject(

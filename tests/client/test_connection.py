@@ -233,6 +233,27 @@ async def test_to_a_new_incarnation_releases_come_first_and_a_lease_that_is_gran
     assert told[second : second + 2] == [("LeaseReleased", left.lease_id), ("LeaseReasserted", lease.lease_id)]
 
 
+@pytest.mark.parametrize("is_done", [True, False])
+async def test_to_a_new_incarnation_what_was_revoked_is_released_by_who_is_done_with_it(
+    server: RealServer, hand: HandScheduler, is_done: bool
+) -> None:
+    hand.lead(session_ttl_ms=600)
+    async with GPUBoss(server.url, "painter") as boss:
+        lease, held = await hold(boss, hand), await hold(boss, hand)
+        hand.end({"lease_id": lease.lease_id, "session": hand.log("LeaseRequested")[0]["session"]}, "revoked")
+        with anyio.fail_after(5):
+            await lease.wait_lost()
+        if is_done:
+            await boss.release(lease)
+        assert hand.log("LeaseReleased") == []
+        hand.lead(session_ttl_ms=600, incarnation="second")
+        assert (await hand.hear("LeaseReasserted"))["lease_id"] == held.lease_id
+        if not is_done:
+            assert hand.log("LeaseReleased") == []
+            await boss.release(lease)
+        assert (await hand.hear("LeaseReleased"))["lease_id"] == lease.lease_id
+
+
 async def test_a_lease_that_the_new_log_does_not_take_over_is_lost(boss: GPUBoss, hand: HandScheduler) -> None:
     lease = await hold(boss, hand)
     hand.say("EventRejected", {"lease_id": lease.lease_id}, event_id="1-1", reason="unknown_lease")

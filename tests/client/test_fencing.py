@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -14,30 +13,13 @@ from gpuboss.client.leadership import TRUSTED
 from gpuboss.client.link import Look
 from tests.client.by_hand import HandScheduler, until, until_ended
 from tests.client.processes import Service
+from tests.real.one_server import served_by
 from tests.real.servers import RealServer, wait_for
 
+server_process = served_by(0)
 TTL_S = 1.5
 LATE_S = 0.3  # how much later than it should a timer may fire on a busy machine
 assert TRUSTED * TTL_S + LATE_S < TTL_S, "also then it fires before the session can be dead"
-
-
-@pytest.fixture(scope="module")
-def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    """All this happens in the client: one kind of server is enough here."""
-    with RealServer(tmp_path_factory.mktemp("server")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(one_server: RealServer) -> RealServer:
-    """It runs, and is empty."""
-    try:
-        one_server.resume()
-    except RuntimeError:
-        one_server.start()
-    with one_server.client() as client:
-        client.flushall()
-    return one_server
 
 
 @pytest.fixture

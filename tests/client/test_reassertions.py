@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from gpuboss.client.answers import settle
+from gpuboss.client.answers import ENDED_MAX, settle
 from gpuboss.client.desk import Ask, reassertions, repetitions
 from gpuboss.client.link import encoded
 from gpuboss.core.door import read_event
@@ -53,25 +53,53 @@ def test_to_a_new_log_leases_are_asserted_and_not_requested_again(clerk: Clerk) 
     )
 
 
-def test_an_assertion_says_who_else_may_be_there_and_where_it_is_answered(clerk: Clerk) -> None:
-    clerk.ask("lease-01", exclusive=True, instance="replica-1")
+def test_an_assertion_says_who_else_may_be_there_whether_it_may_be_taken_and_where_it_is_answered(clerk: Clerk) -> None:
+    clerk.ask("lease-01", exclusive=True, instance="replica-1", preemptible=False)
     clerk.grant("lease-01", vram_mib=8192)
     [said] = reassertions(clerk.desk)
     assert isinstance(said, LeaseReasserted)
-    assert (said.exclusive, said.instance) == (True, "replica-1")
+    assert (said.exclusive, said.instance, said.preemptible) == (True, "replica-1", False)
     assert read_event([b"type", b"LeaseReasserted", b"data", encoded(said)]) == said
 
 
-def test_to_a_new_log_releases_whose_end_was_not_told_are_said_first(clerk: Clerk) -> None:
+@pytest.mark.parametrize("is_done", [False, True])
+def test_to_a_new_log_what_the_old_one_ended_is_released_once_nobody_uses_it(clerk: Clerk, is_done: bool) -> None:
+    clerk.hold("lease-01")
+    clerk.hear("LeaseEnded", lease_id="lease-01", session="session-1", reason="revoked")
+    assert clerk.desk.ended == {"lease-01": False}
+    clerk.desk.ended["lease-01"] = is_done
+    assert list(reassertions(clerk.desk)) == ([LeaseReleased("lease-01", "painter")] if is_done else [])
+    assert list(clerk.desk.given_up) == ([] if is_done else ["lease-01"])
+    assert clerk.desk.ended == {}
+
+
+def test_to_a_new_log_what_was_released_and_ended_is_released_again(clerk: Clerk) -> None:
+    clerk.hold("lease-01")
+    clerk.desk.leave("lease-01")
+    clerk.hear("LeaseEnded", lease_id="lease-01", session="session-1", reason="released")
+    assert list(repetitions(clerk.desk)) == []
+    assert list(reassertions(clerk.desk)) == [LeaseReleased("lease-01", "painter")]
+
+
+def test_of_what_ended_only_the_last_is_known(clerk: Clerk) -> None:
+    for number in range(ENDED_MAX + 1):
+        clerk.hold(f"lease-{number:04}")
+        clerk.desk.leave(f"lease-{number:04}")
+        clerk.hear("LeaseEnded", lease_id=f"lease-{number:04}", reason="released")
+    assert len(list(reassertions(clerk.desk))) == ENDED_MAX
+    assert "lease-0000" not in clerk.desk.leaving
+
+
+def test_to_a_new_log_releases_are_said_first(clerk: Clerk) -> None:
     clerk.hold("lease-01", vram_mib=8192)
     clerk.ask("lease-02")
     for lease_id in ("lease-03", "lease-04"):
         clerk.hold(lease_id)
         clerk.desk.leave(lease_id)
     clerk.hear("LeaseEnded", lease_id="lease-04", reason="released")
-    released, *others = reassertions(clerk.desk)
-    assert released == LeaseReleased("lease-03", "painter")
-    assert {other.lease_id for other in others} == {"lease-01", "lease-02"}
+    *released, first, second = reassertions(clerk.desk)
+    assert released == [LeaseReleased("lease-03", "painter"), LeaseReleased("lease-04", "painter")]
+    assert {other.lease_id for other in (first, second)} == {"lease-01", "lease-02"}
 
 
 def test_a_release_of_what_a_new_log_does_not_know_is_over(clerk: Clerk) -> None:

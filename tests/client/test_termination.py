@@ -11,8 +11,10 @@ from gpuboss import GPUBoss
 from gpuboss.client import termination
 from tests.client.by_hand import HandScheduler
 from tests.client.processes import Service
+from tests.real.one_server import served_by
 from tests.real.servers import RealServer, wait_for
 
+server_process = served_by(-1)
 # Holds a lease and waits for another, in the way that `body` says; prints a line when it holds, then a line a second.
 ASYNC = """
     import asyncio, os, signal, sys, time
@@ -45,22 +47,6 @@ WAYS = {
     "blocking": BLOCKING.format(body="time.sleep(60)"),
     "blocking, in acquire": BLOCKING.format(body="boss.acquire(vram_gb=2)"),
 }
-
-
-@pytest.fixture(scope="module")
-def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    """Signals are the kernel's business: one kind of server is enough here."""
-    with RealServer(tmp_path_factory.mktemp("server")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(one_server: RealServer) -> RealServer:
-    """It runs, and is empty."""
-    one_server.resume()
-    with one_server.client() as client:
-        client.flushall()
-    return one_server
 
 
 def holding(service: Service, hand: HandScheduler, requests: int = 2) -> list[str]:

@@ -33,6 +33,7 @@ class Guards:
         if without is not None and without not in SWITCHES:
             raise ValueError(f"{without} is no guard; there are {', '.join(SWITCHES)}")
         self.without = without
+        self.is_sharing = without in (None, "hold")  # others are missed sooner where nothing is asked back
 
     def scenario(self, settings: Settings) -> Settings:
         """A seed's settings, made such that a guard which others mask is what it comes down to."""

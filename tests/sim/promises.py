@@ -162,7 +162,8 @@ class Promises:
             self._blame(f"{entry_id} lends {service} {held_mib} MiB in all, whose limit is {limit_mib}")
 
     def _on_LeaseRequested(self, entry_id: str, data: dict[str, Any]) -> None:
-        self._askings.requested(data)
+        if data["service"] not in self._limits_mib:  # else nothing is held for it while its service may not hold more
+            self._askings.requested(data)
 
     def _on_YieldRequested(self, entry_id: str, data: dict[str, Any]) -> None:
         charge = self._charges.get(data["lease_id"])

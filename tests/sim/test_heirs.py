@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from gpuboss.config import PolicyConfig
 from gpuboss_scheduler.election import RETURN_MS, Seen, Watch
 from gpuboss_scheduler.reign import LEADERSHIP_MS
 from tests.sim.guards import Guards
@@ -51,6 +52,9 @@ class Stage(Guards):
             faults_s={},
             failpoints=0.0,
             busy=0.0,
+            policy=PolicyConfig(),
+            warm=0,
+            residents=(),
         )
 
 

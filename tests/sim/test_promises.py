@@ -98,6 +98,10 @@ def test_nothing_is_held_for_who_waits_no_more(over: tuple[str, dict[str, Any]])
     )
 
 
+def test_whose_service_may_hold_no_more_has_nothing_held() -> None:
+    assert blamed(*PLANNED, granted("small", 2_001, 2, "other"), limits_mib={"worker": 8_000}) == []
+
+
 def test_an_empty_device_is_held_for_who_shares_it_with_nobody() -> None:
     asked = requested("alone", 1_000, exclusive=True)
     log = (*BEGUN, granted("warm", 6_000, 1), asked, asked_back("warm", "alone"), granted("small", 1, 2))

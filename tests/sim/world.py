@@ -50,7 +50,9 @@ class World:
         self.random = random.Random(seed)
         self.guards = guards or Guards()
         kinds = tuple(kind for kind in KINDS if kind != DELETION)
-        self.settings: Settings = with_sharing(with_deletions(draw_settings(self.random, kinds), seed), seed)
+        self.settings: Settings = with_deletions(draw_settings(self.random, kinds), seed)
+        if self.guards.is_sharing:
+            self.settings = with_sharing(self.settings, seed)
         self.settings = self.guards.scenario(self.settings)
         if is_short:
             self.settings = self.settings._replace(stir_us=self.settings.stir_us // 3)
