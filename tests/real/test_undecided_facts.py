@@ -31,13 +31,15 @@ def test_what_a_scheduler_found_and_did_not_decide_goes_with_its_numbers(view: R
 
 def test_what_it_found_before_its_last_decision_stays(view: RedisView) -> None:
     stamped(view, "SchedulerElected", 1, scheduler="a", version="0", core=1, incarnation="one")
+    named = {"lease_id": "lease-none", "service": "nobody"}
+    released = view.append("LeaseReleased", **named)
     stamped(view, "ClockTicked", 2, now_ms=1)
-    stamped(view, "LeaseEnded", 3, cause="0-0", lease_id="lease-none", service="nobody", reason="released", freed=True)
+    rejected = {"event_id": released, "reason": "unknown_lease", "detail": "as told", **named}
+    stamped(view, "EventRejected", 3, cause=released, **rejected)
     ticked = stamped(view, "ClockTicked", 4, now_ms=2)
     recovered = recover(LogReader(view.client, Keys(view.namespace)), "", is_lost=True)
     assert [entry.id for entry in recovered.undecided] == [ticked]
     assert recovered.seq == 3
-    view.client.delete(view.key("events"))  # its decision follows from nothing
 
 
 def test_a_jump_of_the_clock_that_it_told_is_not_told_once_more(view: RedisView) -> None:
