@@ -91,8 +91,11 @@ def place_now(state: State, shape: Shape) -> list[Device] | None:
 
 def _known(state: State, before: Reservations) -> list[Waiting]:
     """For whom something is kept, if they are all still there and nobody was granted anything since: then nobody else
-    comes before the last of them. Not where services have limits: within those others may be now."""
-    return before.first if before.is_whole and not state.planned and not state.limits else []
+    comes before the last of them. Not where services have limits, within which others may be now, nor where there may
+    be a place for anybody, as by other rules, which had limits."""
+    if state.ledger.changes.freed_all or state.planned or state.limits or not before.is_whole:
+        return []
+    return before.first
 
 
 class _Walk:

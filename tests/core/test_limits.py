@@ -167,6 +167,16 @@ def test_a_raised_limit_unparks_in_the_order_of_the_queue():
     assert relimit(scenario, None) == ["granted second on cuda:0", "granted low on cuda:0"]
 
 
+def test_who_has_no_limit_any_more_comes_before_those_for_whom_something_is_kept():
+    scenario = limited(16_384, CARD_MIB)
+    scenario.request("holder", 8_192, service="ollama", device="cuda:0", ttl_ms=LONG_MS)
+    scenario.request("a", 4_000, device="cuda:1")
+    assert scenario.request("parked", 8_000) == []
+    assert scenario.request("later", 16_384, service="ollama", device="cuda:0") == []
+    told = ["granted parked on cuda:0", "promised later nothing any more"]
+    assert scenario.happens(policy()) == told, "where it fits best"
+
+
 def test_a_lowered_limit_parks_and_takes_nothing_away():
     scenario = limited(CARD_MIB, limit_mib=CARD_MIB)
     scenario.request("a", 16_384)
