@@ -37,9 +37,8 @@ def grant_pass(turn: Turn) -> None:
         state.reservations = Reservations()
         state.ledger.changes.forget_freed()
     else:
-        openings = Openings(state)
-        if _Walk(turn, before, openings).must_be_repeated(_known(state, before)):
-            while _Walk(turn, before, openings).must_be_repeated([]):
+        if _Walk(turn, before).must_be_repeated(_known(state, before)):
+            while _Walk(turn, before).must_be_repeated([]):
                 pass
         state.ledger.changes.forget_freed()
     _keep_promises(turn, before)
@@ -104,12 +103,12 @@ class _Walk:
     shortest first, of them only the shortest is granted, and it is to be walked again. Who had a reservation passes
     nobody: it takes what was kept for it."""
 
-    def __init__(self, turn: Turn, before: Reservations, openings: Openings) -> None:
+    def __init__(self, turn: Turn, before: Reservations) -> None:
         self._turn = turn
         state = self._state = turn.state
         self._state.reservations = Reservations()
         self._before = before
-        self._openings = openings
+        self._openings = Openings(state)  # anew in each walk: a plan that was used or dissolved frees what it held
         self._failed: dict[Shape, None] = {}  # and others that are not to be looked at again in this walk
         self._shortest: Passing | None = None
         self._is_stale = False  # what was found and kept may be another now

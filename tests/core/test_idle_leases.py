@@ -381,6 +381,18 @@ def test_who_has_a_place_elsewhere_takes_it_and_leaves_what_was_asked_to_others(
     assert given.release("warm") == ["ended warm: yielded, freed", "granted c on cuda:0"]
 
 
+def test_what_was_held_for_who_has_a_place_elsewhere_is_granted_in_the_same_turn():
+    given = with_rules(24_576, 16_384, reservations=0)
+    given.request("warm", 8_192, device="cuda:0", reclaimable=True)
+    given.request("other", 8_192, device="cuda:0")
+    given.request("full", 16_384, device="cuda:1")
+    given.says(idled("warm"))
+    assert given.request("b", 16_384) == ["asked back warm within 15000 ms for b"]
+    assert given.request("small", 4_096) == []
+    told = ["ended full: released, freed", "granted b on cuda:1", "granted small on cuda:0"]
+    assert given.release("full") == told
+
+
 def test_what_goes_already_is_enough_for_another():
     given = warm(("warm-0", 12_288), ("warm-1", 12_288))
     given.request("b", 12_288)
