@@ -64,10 +64,11 @@ def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape) -> bool:
 def look_at(turn: Turn, waiting: Waiting) -> None:
     """A request joined the queue. If all for whom something may be kept come before it nobody else can gain, and it
     alone is looked at: since the last pass only time has passed, which makes it harder for the others, and another
-    pass would keep the same again."""
+    pass would keep the same again. Not where services have limits: what the last pass granted may have parked one for
+    whom something may be kept."""
     state = turn.state
     first = state.reservations.first
-    if turn.look or not first or first[-1] > waiting:
+    if turn.look or not first or first[-1] > waiting or state.limits:
         turn.look = True
         turn.newcomer = waiting
         return

@@ -209,6 +209,17 @@ def test_a_limit_takes_a_reservation_and_says_so():
 # ---------------------------------------------------------------- among the requests of one service
 
 
+def test_what_a_grant_parks_leaves_its_reservation_to_the_next():
+    scenario = limited(CARD_MIB, CARD_MIB, limit_mib=16_384, rules={"reservations": 1})
+    scenario.request("forever", 16_384, service="ollama", device="cuda:0")
+    scenario.request("bounded", 16_384, service="ollama", device="cuda:1", ttl_ms=LONG_MS)
+    scenario.request("large", 12_288, device="cuda:0")
+    scenario.request("next", 16_384, service="ollama", device="cuda:1")
+    assert scenario.request("small", 6_000, device="cuda:0") == ["granted small on cuda:0"]
+    assert scenario.request("later", CARD_MIB, service="ollama", device="cuda:0") == []
+    assert kept(scenario) == {"next": ("cuda:1", LONG_MS)}
+
+
 def test_a_small_request_passes_a_large_one_that_is_above():
     scenario = limited(CARD_MIB, rules={"starve_ms": 1_000})
     scenario.request("a", 4_096)
