@@ -37,9 +37,10 @@ def grant_pass(turn: Turn) -> None:
         state.reservations = Reservations()
         state.ledger.changes.forget_freed()
     else:
-        if _Walk(turn, before).must_be_repeated(_known(state, before)):
-            while _Walk(turn, before).must_be_repeated([]):
-                pass
+        known = _known(state, before)
+        while _Walk(turn, before).must_be_repeated(known):
+            known = []
+            park(state)
         state.ledger.changes.forget_freed()
     _keep_promises(turn, before)
 
@@ -64,18 +65,17 @@ def grant_at_once(turn: Turn, request: LeaseRequested, shape: Shape) -> bool:
 def look_at(turn: Turn, waiting: Waiting) -> None:
     """A request joined the queue. If all for whom something may be kept come before it nobody else can gain, and it
     alone is looked at: since the last pass only time has passed, which makes it harder for the others, and another
-    pass would keep the same again. Not where services have limits: what the last pass granted may have parked one for
-    whom something may be kept."""
+    pass would keep the same again."""
     state = turn.state
     first = state.reservations.first
-    if turn.look or not first or first[-1] > waiting or state.limits:
+    if turn.look or not first or first[-1] > waiting:
         turn.look = True
         turn.newcomer = waiting
         return
     devices = _place_of(state, waiting)
     if devices is not None:
         _grant(turn, waiting, devices)
-        turn.look = state.policy.preemption == "lower"  # it is another that may be asked back, in time
+        turn.look = _concerns_others(state, waiting)
     elif _ask_back_for(turn, waiting):
         turn.look = True  # when others can start may be another time now
     else:
@@ -203,14 +203,19 @@ class _Walk:
         shortest_first = state.policy.backfill_order == "short"
         if not (shortest_first and state.reservations.in_order and self._before.of(waiting) is None):
             _grant(self._turn, waiting, devices)
-            # Of a lease that begins the others of higher classes must know when they may have it asked back.
-            self._is_stale = self._shortest is not None or state.policy.preemption == "lower"
+            self._is_stale = self._shortest is not None or _concerns_others(state, waiting)
             return True
         passing = (waiting.life_ms, waiting, devices)
         # Who is looked at twice keeps the place that was found first: what was reserved since is for those behind it.
         if self._shortest is None or passing[:2] < self._shortest[:2]:
             self._shortest = passing
         return False
+
+
+def _concerns_others(state: State, granted: Waiting) -> bool:
+    """Whether a grant may be more to those before it than less room: a lease that they may have asked back, or room
+    that they counted on beside what was asked back already; or it parks them."""
+    return granted.shape.service is not None or eviction.may_find(state)
 
 
 def _place_of(state: State, waiting: Waiting) -> list[Device] | None:

@@ -201,11 +201,16 @@ class Model:
                 passing.append((case.asked["ttl_ms"] or float("inf"), case, devices))
             else:
                 self._grant(case, devices)
-                if passing:
+                if passing or self._concerns_others(case):
                     return True
         if passing:
             self._grant(*min(passing, key=lambda each: each[0])[1:])  # of equally short ones the first in the queue
         return bool(passing)
+
+    def _concerns_others(self, granted: Case) -> bool:
+        """Whether a grant may park somebody, or take room that somebody counted on beside what was asked back."""
+        idle = any(case.is_ == "idle" for case in self.cases.values())
+        return self._limit_mib(granted.asked) is not None or (self.rules["preemption"] == "idle" and idle)
 
     def _kind(self, case: Case) -> tuple[Any, ...]:
         """What others must be like to have no place where this one has none."""

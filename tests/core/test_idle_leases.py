@@ -408,6 +408,16 @@ def test_what_goes_already_is_counted_before_others_are_asked():
     assert given.request("d", 24_576) == ["asked back warm-1 within 15000 ms for d"]
 
 
+def test_when_somebody_takes_the_room_beside_what_goes_others_are_asked():
+    given = with_rules(24_576, reservations=0)
+    given.request("going", 8_192)
+    given.request("warm", 8_192, reclaimable=True)
+    given.says(idled("warm"))
+    given.revoke("going", grace_ms=1_000)
+    assert given.request("b", 16_384) == []
+    assert given.request("c", 8_192) == ["granted c on cuda:0", "asked back warm within 15000 ms for b"]
+
+
 def test_when_what_goes_does_not_come_back_in_time_others_are_asked():
     given = Scenario(24_576, lock_delay_ms=60_000)
     for name in ("warm-0", "warm-1"):
