@@ -19,6 +19,7 @@ ROWS = tuple(f"lease-{number}" for number in range(6))
 MEMBERS = ("imajin/session-1", "imajin/session-2", "other/session-3")
 KINDS = ("LeaseGranted", "LeaseDenied", "SessionLost")
 COMMIT_KEYS = ("scheduler", "events", "leases", "queue", "devices", "sessions", "replies:a", "replies:b")
+WORDS_TO_SPOIL = 3 + len(COMMIT_KEYS) + 7  # a commit's up to the caps of reply streams and the lengths of groups
 ANYTHING = ("", "x", "-1", "0", "1.5", "99999999999999999999", "1e3", " 7 ", "0x10")
 
 
@@ -41,7 +42,8 @@ class DrawnScripts:
         """The next one."""
         words = self.random.choice(self._draws)()
         if self.random.random() < 0.05:  # what no scheduler sends
-            words[self.random.randrange(min(3, len(words) - 1), len(words))] = self.random.choice(ANYTHING)
+            end = min(len(words), WORDS_TO_SPOIL)
+            words[self.random.randrange(min(3, end - 1), end)] = self.random.choice(ANYTHING)
         return words
 
     def _call(self, name: str, keys: tuple[str, ...], *arguments: Word) -> list[Word]:
