@@ -205,3 +205,12 @@ async def test_a_grant_that_is_read_together_with_its_end_is_none(boss: GPUBoss,
             both.execute()
         with pytest.raises(LeaseLost, match="revoked"):
             await waiting
+
+
+async def test_a_grant_of_what_cannot_be_an_id_stops_nobody_who_waits(boss: GPUBoss, hand: HandScheduler) -> None:
+    async with boss, anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: boss.acquire(vram_gb=8))
+        request = await hand.hear("LeaseRequested")
+        hand.grant(request | {"lease_id": "no id\n\x1b[2J"})
+        assert (await hand.hear("LeaseReleased"))["lease_id"] == "no id\n\x1b[2J"  # the scheduler says what is wrong
+        hand.grant(request)
