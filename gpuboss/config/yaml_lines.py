@@ -38,7 +38,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Located:
             raw = file.read(FILE_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read {shown(name)}: {cause}; expected the path of a YAML file") from None
+        raise ConfigError(f"cannot read {name!r}: {cause}; expected the path of a YAML file") from None
     if len(raw) > FILE_BYTES_MAX:
         raise ConfigError(f"{name}: larger than {FILE_BYTES_MAX} bytes; expected a configuration, of a few kilobytes")
     return _parsed(raw, name)

@@ -64,6 +64,7 @@ async def test_a_lease_outlives_the_session_ttl_and_is_given_back(small: RealSer
             client.config_set("maxmemory", 0)
             async with gpu_boss.lease(vram_gb=24) as device:
                 assert device == "cuda:0"
+        eventually(lambda: view.rows("leases") == {}, "the second to be given back")
         assert scheduler.stderr.count("leading") == 1, "it led all the time"
     assert [entry.type for entry in view.of_type("LeaseGranted", "LeaseEnded", "SessionLost")] == [
         "LeaseGranted",
