@@ -46,6 +46,7 @@ class Seen(NamedTuple):
     run_id: str
     core: str
     read_through: str = ""
+    last_id: str = ""
 
 
 def look(client: redis.Redis, keys: Keys) -> tuple[Seen, int]:

@@ -47,20 +47,22 @@ class KnownLog:
                     "with --memory-file"
                 ) from None
 
-    def note(self, known: Known) -> None:
-        """The log was seen to be so. To be said several times a second."""
+    def note(self, known: Known) -> bool:
+        """The log was seen to be so. To be said several times a second. Returns whether anything is new."""
         before = self._known
         if before is not None and known.epoch < before.epoch:
-            return  # the log has gone back, maybe to what it was under another name: that is what `missed` must find
+            return False  # it has gone back, maybe to what it was under another name: `missed` must find that
         if before is not None and before.incarnation == known.incarnation:
             # A standby sees less than the leader it may have been.
             last_id = max(before.last_id, known.last_id, key=parse_id)
             before_id = before.before_id if last_id == before.last_id else before.last_id
             known = Known(known.incarnation, known.epoch, last_id, max(before.fence, known.fence), before_id)
-        if known != before:
-            self._known = known
-            if self._file is not None:
-                self._try_to_write(self._file)
+        if known == before:
+            return False
+        self._known = known
+        if self._file is not None:
+            self._try_to_write(self._file)
+        return True
 
     def missed(self, incarnation: str, epoch: int, log: LogReader) -> Known | None:
         """What was known, if an entry of it is not there any more: others may have written on since, so where the log

@@ -14,7 +14,7 @@ from gpuboss.config import Config, RetentionConfig, SchedulerConfig, redact_url
 from gpuboss.connection import connect
 from gpuboss.core.machine import CORE_VERSION, entry_ms
 from gpuboss.core.state import State
-from gpuboss.core.stream_ids import is_id, is_later
+from gpuboss.core.stream_ids import is_id, is_later, parse_id
 from gpuboss.keys import Keys
 from gpuboss.log import LogReader, NewerLog
 from gpuboss_scheduler.chores import Chores
@@ -133,8 +133,6 @@ class Scheduler:
                     continue
                 if won is not None:
                     return won
-            elif (known := _known(seen)) is not None:
-                self._known_log.note(known)
             self._wait(problem)
         return None
 
@@ -269,8 +267,13 @@ def _retention(
 
 
 def _missed(known_log: KnownLog, seen: Seen, log: LogReader) -> Known | None:
-    """What is known of the log that is seen, if entries of it are gone."""
-    return known_log.missed(seen.incarnation, int(seen.epoch) if seen.epoch.isdecimal() else 0, log)
+    """What is known of the log that is seen, from before or from the hash, if entries of it are gone."""
+    epoch = int(seen.epoch) if seen.epoch.isdecimal() else 0
+    missed = known_log.missed(seen.incarnation, epoch, log)
+    known = _known(seen)
+    if missed is None and known is not None and known_log.note(known):
+        return known_log.missed(seen.incarnation, epoch, log)
+    return missed
 
 
 def _deleted_unread(seen: Seen, log: LogReader) -> Known | None:
@@ -283,7 +286,8 @@ def _deleted_unread(seen: Seen, log: LogReader) -> Known | None:
 
 
 def _known(seen: Seen) -> Known | None:
-    """What a standby sees of the log; None where the hash, which anybody can write, does not say it."""
+    """What the hash says of the log; None where it, which anybody can write, does not."""
     if not (is_id(seen.cursor) and seen.epoch.isdecimal() and seen.incarnation):
         return None
-    return Known(seen.incarnation, int(seen.epoch), seen.cursor, int(seen.fence) if seen.fence.isdecimal() else 0)
+    last_id = max(seen.cursor, seen.last_id if is_id(seen.last_id) else "0-0", key=parse_id)
+    return Known(seen.incarnation, int(seen.epoch), last_id, int(seen.fence) if seen.fence.isdecimal() else 0)

@@ -7,7 +7,9 @@ import pytest
 from gpuboss.keys import Keys
 from gpuboss.log import LogDamaged, LogReader
 from gpuboss_scheduler.recovery import recover
-from tests.real.redis_view import RedisView
+from tests.real.redis_view import RedisView, Service
+from tests.real.schedulers import SchedulerProcess
+from tests.real.servers import RealServer
 
 
 def test_what_was_decided_there_keeps_nobody_from_beginning_anew(view: RedisView) -> None:
@@ -21,3 +23,17 @@ def test_what_was_decided_there_keeps_nobody_from_beginning_anew(view: RedisView
     with pytest.raises(LogDamaged, match="beginning of the log is gone"):
         recover(log, "")
     view.client.delete(view.key("events"))  # it is no log that anybody led to its end
+
+
+def test_who_never_saw_it_is_told_by_the_hash_how_far_it_went(server: RealServer, view: RedisView) -> None:
+    with SchedulerProcess(server.url) as first:
+        first.wait_leading()
+        Service(view, "worker").lease(8192)
+        first.terminate()
+    view.client.delete(view.key("events"), view.key("snapshot"))
+    view.append("LeaseRequested", lease_id="lease-b", service="worker", vram_mib=24_000)
+    with SchedulerProcess(server.url) as second:  # nobody leads, so that it claims at its first look
+        second.wait_leading()
+        assert "entries of the log are gone" in second.stderr
+        assert view.of_type("SchedulerElected")[-1].data["lost"] is not None
+        assert view.of_type("LeaseGranted") == []

@@ -22,4 +22,5 @@ FOUND: dict[int, str] = {
     10023: "a tick that the lost part of the log had decided was decided again behind the loss, and granted at once",
     40331: "a jump of the clock that stood undecided was told again by the next leader: quarantine took longer",
     40174: "the same",
+    100441: "who had not seen the last leader decide anything led its log, which was emptied then, as if it were new",
 }

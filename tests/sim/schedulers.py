@@ -28,10 +28,11 @@ class Disk(KnownLog):
         super().__init__()
         self.noted: Known | None = None
 
-    def note(self, known: Known) -> None:
+    def note(self, known: Known) -> bool:
         """As `KnownLog` has it, and on disk at once."""
-        super().note(known)
+        is_new = super().note(known)
         self.noted = self._known
+        return is_new
 
     def after_restart(self) -> Disk:
         """What the next process finds."""

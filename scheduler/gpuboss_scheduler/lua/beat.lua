@@ -25,7 +25,7 @@ if ARGV[6] == '' then
 else
   redis.call('HSET', KEYS[1], 'trouble', ARGV[6])
 end
-redis.call('HSET', KEYS[1], 'read_through', ARGV[7])
+redis.call('HSET', KEYS[1], 'read_through', ARGV[7], 'last_id', ARGV[5])
 local deleted, about = '0-0', redis.pcall('XINFO', 'STREAM', KEYS[2])
 for i = 1, #about, 2 do
   if about[i] == 'max-deleted-entry-id' then deleted = about[i + 1] end

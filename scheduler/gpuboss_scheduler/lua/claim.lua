@@ -26,7 +26,7 @@ for _ = 1, ARGV[11] do
 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'seq', ARGV[5],
+redis.call('HSET', KEYS[1], 'epoch', ARGV[4], 'seq', ARGV[5], 'last_id', last,
   'alive_until_ms', string.format('%d', now_ms + ARGV[6]))
 redis.call(ARGV[8] == '' and 'HSETNX' or 'HSET', KEYS[1], 'cursor', ARGV[7])
 if ARGV[8] == 'snapshot' then redis.call('DEL', KEYS[3]) end
