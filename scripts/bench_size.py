@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gpuboss.core import granting
+from gpuboss.core import eviction, granting
 from gpuboss.core.machine import step
 from gpuboss.core.policy import DEFAULT_POLICY
 from gpuboss.core.reservations import reserve
@@ -231,6 +231,23 @@ def rules(farm: Farm, rounds: int) -> list[Kind]:
     return [best_fit, gang, reservation]
 
 
+def plans(farm: Farm, rounds: int) -> Kind:
+    """What to ask back for those of the mix who find nothing free, where any lease of a lower class may go at once."""
+    state = farm.state
+    any_time = msgspec.structs.replace(DEFAULT_POLICY.preempt_after_ms, normal=0, high=0)
+    state.policy = msgspec.structs.replace(state.policy, preemption="lower", preempt_after_ms=any_time, min_run_ms=0)
+    took_us: list[float] = []
+    while len(took_us) < rounds:
+        request = farm.request()
+        waiting = Waiting(0, 0, request, shape_of(request, request.priority, {}), 0, None, 0)
+        if request.priority == "low" or granting.place_now(state, waiting.shape) is not None:
+            continue
+        began = time.thread_time_ns()
+        eviction.find(state, waiting)
+        took_us.append((time.thread_time_ns() - began) / 1000)
+    return Kind("plan (the rule alone)", took_us, "plan")
+
+
 def lookup_ns() -> float:
     """What a lookup in a dict costs here and now: by which figures of different machines and hours can be compared."""
     known, began = {1: 1}, time.thread_time_ns()
@@ -293,3 +310,4 @@ def measured(farm: Farm, while_filling: list[Any], rounds: int) -> Iterator[Kind
     ticks(farm, 1)  # what was due before, all at once
     yield Kind("a tick that ends leases or waits", ticks(farm, rounds))
     yield from rules(farm, rounds // 10)
+    yield plans(farm, rounds // 10)

@@ -84,8 +84,11 @@ class TwoReigns(World):
 
     def _stop_the_first(self) -> None:
         self._first = self._leader()
-        self._checkpoint = self.host.server.checkpoint()
         self._first.stop()
+        self.timeline.after(SECOND_US // 3, self._copy)  # with all that it may have seen, and before another one leads
+
+    def _copy(self) -> None:
+        self._checkpoint = self.host.server.checkpoint()
 
     def _go_back(self) -> None:
         first, second = self._first, self._leader()
