@@ -73,7 +73,8 @@ def _run_many(campaign: Campaign, seeds: range, arguments: argparse.Namespace) -
         for outcome in outcomes:
             campaign.add(outcome)
             if outcome.problems and arguments.without is None:
-                _say(f"seed {outcome.seed}: {outcome.problems[0]}\n  again: scripts/sim {outcome.seed} --trace")
+                again = f"scripts/sim {outcome.seed}{' --short' if arguments.short else ''} --trace"
+                _say(f"seed {outcome.seed}: {outcome.problems[0]}\n  again: {again}")
             if (progress := campaign.progress(arguments.every)) is not None:
                 with suppress(OSError):
                     print(progress, file=sys.stderr, flush=True)

@@ -56,7 +56,7 @@ class Models:
     async def use(self, mean_s: float = 3.0, long: float = 0.15) -> None:
         """For some seconds, and so likely for longer than a process may be cut off; until the world is calm."""
         world, chance = self._world, self._world.random
-        if world.settings.busy and chance.random() < world.settings.busy:
+        if world.settings.busy and not world.is_calm and chance.random() < world.settings.busy:
             await self._compute()
         left_s = chance.expovariate(1 / mean_s) if chance.random() < 1 - long else chance.uniform(10, 60)
         while left_s > 0 and not world.is_calm:
