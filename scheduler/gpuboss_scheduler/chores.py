@@ -82,7 +82,7 @@ class Chores:
         due_s = self._due_s if self.retention is None else min(self._due_s, self.retention.due_s)
         wait_s = due_s - time.monotonic()
         timer = self._state.next_timer()
-        if timer is not None and timer.deadline_ms > self._ticked_ms:
+        if timer is not None and self._may_tick(timer.deadline_ms):
             wait_s = min(wait_s, (timer.deadline_ms - self._clock.now_ms()) / 1000)
         return max(0.0, wait_s)
 
@@ -108,8 +108,13 @@ class Chores:
     def _tick(self, deadline_ms: int) -> None:
         """Append a tick if the first deadline is due: timers fire nowhere else."""
         now_ms = self._clock.now_ms()
-        if self._ticked_ms < deadline_ms <= now_ms:
+        if deadline_ms <= now_ms and self._may_tick(deadline_ms):
             self._append_tick(now_ms)
+
+    def _may_tick(self, deadline_ms: int) -> bool:
+        """Whether no tick that fires this deadline is on its way. One that was read has fired what was set then; what
+        is set behind it may be due from before: who reasserts a lease tells when it ends."""
+        return self._ticked_ms < deadline_ms or self._ticked_ms <= self._state.ticked_ms
 
     def _append_tick(self, now_ms: int) -> None:
         self._tick_id = self._reign.append([ClockTicked(now_ms=now_ms)])

@@ -65,7 +65,10 @@ class Judge:
         self.promises = self._new(quiet=True)
         self.promises.total_mib |= before.total_mib  # what a snapshot knows need not be said again
         self._last_id = b"0-0"
+        is_unseen = self.promises.is_cut = self._is_loss_unseen
         self._read_on()
+        self.promises.is_cut = False
+        self._is_loss_unseen = is_unseen
         self.recoveries -= self.promises.recoveries  # those that stand there still
         self._is_quiet = False
 

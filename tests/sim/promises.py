@@ -42,6 +42,7 @@ class Promises:
         self._reasserted: dict[str, str] = {}  # entry -> the lease that was charged because of it
         self._fence = 0
         self._has_gap = has_gap
+        self.is_cut = False  # what is read stands before a loss of which no election in it tells
         self._moved = moved
         self.jumps = 0
         self.granted: dict[str, None] = {}
@@ -116,7 +117,7 @@ class Promises:
         self.elections.append((data["scheduler"], data["epoch"]))
         if data.get("lost") is not None:
             self.recoveries += 1
-            self._has_gap = False
+            self._has_gap = self.is_cut
             self.granted.clear()
             self.answered.clear()
             self.ended.clear()
