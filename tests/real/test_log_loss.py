@@ -93,6 +93,23 @@ def test_an_emptied_server_is_noticed_and_holders_keep_what_they_hold(
     assert other.answer(large).type == "LeaseGranted"
 
 
+def test_what_is_reasserted_as_over_before_the_last_tick_ends_at_the_next(
+    view: RedisView, server: RealServer, leader: SchedulerProcess
+) -> None:
+    """As after a jump of the server's clock: the next tick must not wait for a deadline behind the last one."""
+    holder, other = Service(view, "holder"), Service(view, "other")
+    held = holder.lease(4_000, ttl_ms=600_000)
+    row = row_of(view, held)
+    view.client.flushall()
+    elected = elected_anew(view)
+    waiting = other.request(4_000)
+    other.request(4_000, wait_ms=20)
+    eventually(lambda: view.of_type("ClockTicked"), "a tick")
+    view.append("LeaseReasserted", **row | {"expires_at_ms": ms_of(elected) - 60_000})
+    assert_granted_late(other, waiting, elected)
+    assert holder.told(held, "LeaseEnded").data["reason"] == "expired"
+
+
 def test_it_is_said_while_it_recovers(view: RedisView, server: RealServer) -> None:
     with SchedulerProcess(server.url, **LONG) as leader:
         leader.wait_leading()
