@@ -81,16 +81,16 @@ class Chores:
             return 0.0
         due_s = self._due_s if self.retention is None else min(self._due_s, self.retention.due_s)
         wait_s = due_s - time.monotonic()
-        timer = self._state.next_timer()
-        if timer is not None and self._may_tick(timer.deadline_ms):
-            wait_s = min(wait_s, (timer.deadline_ms - self._clock.now_ms()) / 1000)
+        deadline_ms = self._next_deadline_ms()
+        if deadline_ms is not None:
+            wait_s = min(wait_s, (deadline_ms - self._clock.now_ms()) / 1000)
         return max(0.0, wait_s)
 
     def run_due(self) -> None:
         """Do what is due. Called after every batch, so looking whether anything is due costs next to nothing."""
-        timer = self._state.next_timer()
-        if timer is not None:
-            self._tick(timer.deadline_ms)
+        deadline_ms = self._next_deadline_ms()
+        if deadline_ms is not None and deadline_ms <= (now_ms := self._clock.now_ms()):
+            self._append_tick(now_ms)
         if time.monotonic() >= self._due_s:
             for chore in self._chores:
                 now_s = time.monotonic()
@@ -105,16 +105,14 @@ class Chores:
         if self.retention is not None and time.monotonic() >= self.retention.due_s:
             self.retention.work()
 
-    def _tick(self, deadline_ms: int) -> None:
-        """Append a tick if the first deadline is due: timers fire nowhere else."""
-        now_ms = self._clock.now_ms()
-        if deadline_ms <= now_ms and self._may_tick(deadline_ms):
-            self._append_tick(now_ms)
-
-    def _may_tick(self, deadline_ms: int) -> bool:
-        """Whether no tick that fires this deadline is on its way. One that was read has fired what was set then; what
-        is set behind it may be due from before: who reasserts a lease tells when it ends."""
-        return self._ticked_ms < deadline_ms or self._ticked_ms <= self._state.ticked_ms
+    def _next_deadline_ms(self) -> int | None:
+        """The first deadline for which a tick has to be appended: timers fire nowhere else. None where the tick that
+        fires it is on its way. One that was read has fired what was set then; what was set behind it may be due from
+        before: who reasserts a lease tells when it ends."""
+        timer, ticked_ms = self._state.next_timer(), self._ticked_ms
+        if timer is None or timer.deadline_ms <= ticked_ms > self._state.ticked_ms:
+            return None
+        return timer.deadline_ms
 
     def _append_tick(self, now_ms: int) -> None:
         self._tick_id = self._reign.append([ClockTicked(now_ms=now_ms)])
