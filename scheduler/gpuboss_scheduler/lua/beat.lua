@@ -2,8 +2,9 @@
 -- The leader says that it is alive, or (lease 0) that it leads no more.
 -- KEYS  scheduler events
 -- ARGV  epoch, lease of leadership in ms, the highest fence, until when (ms) nothing is granted because entries of the
---       log were lost, or '', the id of an entry that must be there, what people should know is wrong, or '', and
---       through which entry the log was read when the leader found last that of what it had not read nothing was deleted
+--       log were lost, or '', the last entry that the leader knows, which must be there, what people should know is
+--       wrong, or '', and through which entry the log was read when the leader found last that of what it had not read
+--       nothing was deleted
 -- Returns OK, the server's time in ms, whether that entry is there (1 or 0), and the highest that was ever deleted; or
 -- FENCED.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
