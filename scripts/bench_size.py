@@ -210,6 +210,12 @@ def observations(farm: Farm, rounds: int) -> list[float]:
     ]
 
 
+def newcomer(farm: Farm) -> Waiting:
+    """A request of the mix that does not wait yet."""
+    request = farm.request()
+    return Waiting(0, 0, request, shape_of(request, request.priority, {}), 0, None, 0)
+
+
 def rules(farm: Farm, rounds: int) -> list[Kind]:
     """The rules by themselves, for requests of the mix that do not wait yet."""
     best_fit, gang, reservation = (
@@ -219,14 +225,13 @@ def rules(farm: Farm, rounds: int) -> list[Kind]:
     )
     state = farm.state
     while len(gang.took_us) < rounds:
-        request = farm.request()
-        waiting = Waiting(0, 0, request, shape_of(request, request.priority, {}), 0, None, 0)
+        waiting = newcomer(farm)
         began = time.thread_time_ns()
         granting.place_now(state, waiting.shape)
         placed = time.thread_time_ns()
         reserve(waiting, state.rooms, state.outlook.under(state.policy.lock_delay_ms), state.reservations)
         ended = time.thread_time_ns()
-        (best_fit if request.gpus == 1 else gang).took_us.append((placed - began) / 1000)
+        (best_fit if waiting.shape.gpus == 1 else gang).took_us.append((placed - began) / 1000)
         reservation.took_us.append((ended - placed) / 1000)
     return [best_fit, gang, reservation]
 
@@ -238,9 +243,8 @@ def plans(farm: Farm, rounds: int) -> Kind:
     state.policy = msgspec.structs.replace(state.policy, preemption="lower", preempt_after_ms=any_time, min_run_ms=0)
     took_us: list[float] = []
     while len(took_us) < rounds:
-        request = farm.request()
-        waiting = Waiting(0, 0, request, shape_of(request, request.priority, {}), 0, None, 0)
-        if request.priority == "low" or granting.place_now(state, waiting.shape) is not None:
+        waiting = newcomer(farm)
+        if waiting.shape.priority == "low" or granting.place_now(state, waiting.shape) is not None:
             continue
         began = time.thread_time_ns()
         eviction.find(state, waiting)
