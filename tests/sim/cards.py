@@ -1,10 +1,12 @@
 """What is really on the cards, whoever may think what: memory belongs to processes, and goes when they unload or die.
 
-Two things must hold at every moment. What the processes that run, and rely on their leases, believe they may use is
-there. And what is in use is there; where that is too much, the memory of a process is left out that stood still for
-longer than the lock delay: the promise ends there, as its lease may have ended when it stopped and its memory stays.
-It is left out until it has had a moment to unload (`UNLOAD_US`) after it goes on. So is one that SIGTERM ends: it gives
-back while it can still say so, and dies a moment later.
+Two things must hold at every moment. What is in use is there: that is looked at whenever a model is loaded. And what
+processes rely on is there: they note it, for the judge of histories.
+
+The promise does not cover a process that stands still for longer than the lock delay: its lease may have ended when it
+stopped, and its memory stays. From then on nothing is noted as relied on, and its memory is left out until it has had a
+moment to unload (`UNLOAD_US`) after it goes on. So it is with one that SIGTERM ends: it gives back while it can still
+say so, and dies a moment later.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.sim.processes import Process
+from tests.verdict.history import Note
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -35,24 +38,25 @@ class Cards:
         self._world = world
         self._used = dict.fromkeys(total_mib, 0)
         self.loaded: dict[tuple[Process, str], Part] = {}
-        self.trusted: dict[tuple[Process, str], Part] = {}
-        self._to_check: set[str] = set()
+        self.history: list[Note] = []
+        self._relied: dict[tuple[Process, str], str] = {}  # as which request of the history
 
-    def trust(self, process: Process, lease_id: str, devices: Sequence[str], vram_mib: int) -> None:
+    def trust(self, process: Process, lease_id: str, part: Part) -> None:
         """The process was granted this, and relies on it from now on."""
         if not process.is_dead:
-            self.trusted[process, lease_id] = Part(tuple(devices), vram_mib)
-            self._to_check.update(devices)
+            self._over(process, lease_id)
+            request = self._relied[process, lease_id] = f"{process.name}/{lease_id}#{len(self.history)}"
+            self.history.append(Note(self._world.timeline.now_us / 1e6, "granted", request, *part))
 
     def distrust(self, process: Process, lease_id: str) -> None:
         """It does not any more."""
         if not process.is_dead:
-            self.trusted.pop((process, lease_id), None)
+            self._over(process, lease_id)
 
-    def load(self, process: Process, lease_id: str) -> None:
+    def load(self, process: Process, lease_id: str, part: Part) -> None:
         """It uses what it was granted."""
         if not process.is_dead:
-            part = self.loaded[process, lease_id] = self.trusted[process, lease_id]
+            self.loaded[process, lease_id] = part
             for device in part.devices:
                 self._used[device] += part.vram_mib
             self._check_used(part.devices)
@@ -70,22 +74,17 @@ class Cards:
             part = self.loaded.pop(key)
             for device in part.devices:
                 self._used[device] -= part.vram_mib
-        for key in [key for key in self.trusted if key[0] is process]:
-            del self.trusted[key]
+        self.excuse(process)
 
-    def check_trusted(self) -> None:
-        """To be called whenever a process has had its turn: what it heard in it counts by then."""
-        if not self._to_check:
-            return
-        for device in sorted(self._to_check):
-            believed = {
-                key: part.vram_mib
-                for key, part in self.trusted.items()
-                if device in part.devices and self._relies(key[0])
-            }
-            if sum(believed.values()) > self.total_mib[device] and not self._world.judge.is_excused:
-                self._world.blame(f"{device} is relied on beyond what it has, by {_names(believed)}")
-        self._to_check.clear()
+    def excuse(self, process: Process) -> None:
+        """The promise covers nothing any more of what it relied on so far."""
+        for _, lease_id in [key for key in self._relied if key[0] is process]:
+            self._over(process, lease_id)
+
+    def _over(self, process: Process, lease_id: str) -> None:
+        request = self._relied.pop((process, lease_id), None)
+        if request is not None:
+            self.history.append(Note(self._covered_until_us(process) / 1e6, "over", request))
 
     def _check_used(self, devices: Sequence[str]) -> None:
         for device in devices:
@@ -98,14 +97,17 @@ class Cards:
                 if sum(used.values()) > self.total_mib[device]:
                     self._world.blame(f"{device} is used beyond what it has, by {_names(used)}")
 
-    def _relies(self, process: Process) -> bool:
-        return process.state == "runs" and not process.is_busy and not self.is_excused(process)
-
     def is_excused(self, process: Process) -> bool:
         """Whether it stands, or has just stood, still for longer than the promise covers."""
         now_us = self._world.timeline.now_us
-        still_us = 0 if process.stopped_at_us is None else now_us - process.stopped_at_us
-        return still_us >= self._world.settings.lock_delay_ms * 1000 or now_us < process.excused_until_us
+        return self._covered_until_us(process) < now_us or now_us < process.excused_until_us
+
+    def _covered_until_us(self, process: Process) -> int:
+        """Now, or the moment until which the promise covered one that stands still."""
+        now_us = self._world.timeline.now_us
+        if process.still_since_us is None:
+            return now_us
+        return min(now_us, process.still_since_us + self._world.settings.lock_delay_ms * 1000)
 
 
 def _names(parts: dict[tuple[Process, str], int]) -> str:

@@ -38,7 +38,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self, process: Process) -> None:
         super().__init__()
         self.process = process
-        self.busy_until_us = 0  # its thread computes, and turns no loop
+        self.busy_since_us = self.busy_until_us = 0
         self._clock_resolution = 1e-6
         # What asyncio's own base class keeps, named for whoever checks types.
         self._ready: deque[asyncio.Handle]
@@ -54,11 +54,21 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Virtual seconds."""
         return self._timeline.now_us / 1_000_000
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether its thread computes, and turns no loop."""
+        return self._timeline.now_us < self.busy_until_us
+
+    def compute(self, for_us: int) -> None:
+        """Be busy from now on."""
+        self.busy_since_us = self._timeline.now_us
+        self.busy_until_us = self.busy_since_us + for_us
+
     def turn(self) -> None:
         """Run what is ready. To be called by the process."""
         if self._turning:
             return
-        if self._timeline.now_us < self.busy_until_us:
+        if self.is_busy:
             self._plan(self.busy_until_us)
             return
         self._turning = True
@@ -71,7 +81,6 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         finally:
             asyncio._set_running_loop(None)
             self._turning = False
-        self.process.world.turned(self.process)
         if has_work:
             self._plan(self._timeline.now_us + BUSY_US)
         elif self._scheduled:

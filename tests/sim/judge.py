@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from gpuboss.cli.look_ahead import forged_ids, number_begun_at
@@ -11,6 +12,7 @@ from gpuboss.core.verification import Verifier
 from gpuboss.log import Entry, load_snapshot
 from tests.core.auditor import audit
 from tests.sim.promises import Promises
+from tests.verdict.history import double_promises
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -27,8 +29,7 @@ class Judge:
         self._moved: set[bytes] = set()
         self.recoveries = 0  # in logs that are gone
         self._unseen_jump_from: tuple[int, int] | None = None
-        self._is_time_lost = False
-        self._is_forgotten = False
+        self._excused_at_us: int | None = None
         self._written: dict[str, None] = {}  # the ids
         self._is_loss_unseen = False
         self.promises = self._new()
@@ -43,12 +44,16 @@ class Judge:
     def begins_from_nothing(self) -> None:
         """A scheduler that has never seen the log leads on an empty server: a new installation, as far as it can know.
         Whoever held something before may do so still."""
-        self._is_forgotten = True
+        self._excuse()
 
     @property
     def is_excused(self) -> bool:
         """Whether more was asked than is promised: a jump of the clock went unseen, or all was lost and forgotten."""
-        return self._is_time_lost or self._is_forgotten
+        return self._excused_at_us is not None
+
+    def _excuse(self) -> None:
+        if self._excused_at_us is None:
+            self._excused_at_us = self._world.timeline.now_us
 
     def look(self, keys: set[bytes]) -> None:
         """Something was written to these keys."""
@@ -84,7 +89,8 @@ class Judge:
         self._written = dict.fromkeys(entry_id for entry_id in self._written if entry_id in there)
 
     def finish(self) -> None:
-        """The log is complete: verify it, audit it, and see that nothing is left open."""
+        """All is over: judge the history, verify and audit the log, and see that nothing is left open."""
+        self._judge_history()
         entries = self._entries(b"-")
         state = State()
         # As a replay sees it: a log that somebody emptied, and that was cut or brought back, tells by its numbers.
@@ -101,6 +107,12 @@ class Judge:
         for key in () if self.is_answer_lost else (b"gpuboss:leases", b"gpuboss:queue"):
             if rows := self._world.read_hash(key):
                 self._world.blame(f"{key.decode()} still shows {rows}")
+
+    def _judge_history(self) -> None:
+        until_s = math.inf if self._excused_at_us is None else self._excused_at_us / 1e6
+        cards = self._world.cards
+        for problem in double_promises((note for note in cards.history if note.at_s < until_s), cards.total_mib)[:3]:
+            self._world.blame(problem)
 
     def _verify(self, state: State, entries: list[tuple[str, list[bytes]]]) -> None:
         cursor = self._world.read_hash(b"gpuboss:scheduler").get(b"cursor", b"0-0").decode()
@@ -158,7 +170,7 @@ class Judge:
             if self.promises.jumps > jumps:
                 self._unseen_jump_from = None
             elif len(self.promises.elections) != elections:
-                self._is_time_lost = True
+                self._excuse()
 
     def _entries(self, after: bytes) -> list[tuple[str, list[bytes]]]:
         answer: Any = self._world.host.server.execute([b"XRANGE", EVENTS, after, b"+"])

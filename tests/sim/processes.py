@@ -28,7 +28,7 @@ class Process:
         self.world = world
         self.name = name
         self.state = "runs"
-        self.stopped_at_us: int | None = None  # since when it runs nothing
+        self.still_since_us: int | None = None  # stopped, and since when nothing of it was heard
         self.connections: dict[Connection, None] = {}
         self.partitioned = False
         self.threads: list[Thread] = []
@@ -44,11 +44,6 @@ class Process:
     def is_dead(self) -> bool:
         """Whether it is gone for good."""
         return self.state == "dead"
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether its event loop turns not, because its thread computes."""
-        return self.loop is not None and self.world.timeline.now_us < self.loop.busy_until_us
 
     def do(self, happening: Callable[[], object]) -> None:
         """Have something happen in this process, now or when it goes on."""
@@ -69,12 +64,14 @@ class Process:
     def stop(self) -> None:
         """SIGSTOP."""
         if self.state == "runs":
-            self.state, self.stopped_at_us = "stopped", self.world.timeline.now_us
+            self.state, self.still_since_us = "stopped", self.world.timeline.now_us
+            if self.loop is not None and self.loop.is_busy:
+                self.still_since_us = self.loop.busy_since_us
 
     def go_on(self) -> None:
         """SIGCONT: what was missed comes at once."""
         if self.state == "stopped":
-            self.state, self.stopped_at_us = "runs", None
+            self.state, self.still_since_us = "runs", None
             missed, self._missed = self._missed, []
             for happening in missed:
                 self.do(happening)

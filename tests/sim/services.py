@@ -59,13 +59,14 @@ class ServiceHost:
         assert loop is not None
         if process.state != "runs":
             return
-        loop.busy_until_us = 1 << 62
+        loop.compute(1 << 62)
 
         def say_goodbye() -> None:
             for say in list(process.goodbyes):
                 say()
             process.kill()
 
+        self._world.cards.excuse(process)
         process.excused_until_us = self._world.timeline.now_us + GOODBYE_US  # it gives back what goes when it dies
         process.start_thread(lambda: _in_any_case(say_goodbye))
         process.after(GOODBYE_US, process.kill)

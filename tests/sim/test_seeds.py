@@ -9,7 +9,10 @@ import pytest
 
 from tests.rules.sources import ROOT
 from tests.sim.campaign import run_seed, run_seeds
+from tests.sim.cards import Cards
 from tests.sim.found import FOUND
+from tests.sim.guards import Guards
+from tests.sim.world import World
 
 SEEDS = 500
 JOBS = os.cpu_count() or 1
@@ -71,3 +74,8 @@ def test_seeds_run_in_processes_come_to_the_same() -> None:
 def test_a_guard_that_is_switched_off_is_missed(guard: str, seeds: range) -> None:
     with closing(run_seeds(seeds, JOBS, guard)) as outcomes:
         assert any(outcome.problems for outcome in outcomes)
+
+
+def test_what_processes_rely_on_is_judged_beside_what_they_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cards, "_check_used", lambda cards, devices: None)
+    assert "are trusted by service-0.0.1/" in World(24, Guards("self-fence")).run().problems[0]

@@ -10,6 +10,7 @@ import anyio
 from gpuboss import GPUBoss
 from gpuboss.client import Lease
 from gpuboss.errors import GPUBossError, LeaseLost, LeaseTimeout
+from tests.sim.cards import Part
 from tests.sim.event_loop import SimulatedLoop
 from tests.sim.processes import Process
 from tests.sim.schedulers import NODE
@@ -35,13 +36,13 @@ class Models:
     async def load(self, lease: Lease) -> None:
         """Rely on a lease, and load a model on it, unless it is lost meanwhile."""
         world, process, lease_id = self._world, self._process, lease.lease_id
-        devices = [f"{NODE}/{device}" for device in lease.devices]
-        world.cards.trust(process, lease_id, devices, lease.vram_mib)
+        part = Part(tuple(f"{NODE}/{device}" for device in lease.devices), lease.vram_mib)
+        world.cards.trust(process, lease_id, part)
         lease.when_lost(lambda: world.cards.distrust(process, lease_id))
         lease.when_asked_back(world.note_asked_back)
         await anyio.sleep(world.random.uniform(0.0, 0.3))
         if not lease.is_lost:
-            world.cards.load(process, lease_id)
+            world.cards.load(process, lease_id, part)
             world.loaded += 1
 
     async def unload(self, lease: Lease) -> None:
@@ -68,7 +69,7 @@ class Models:
         self._world.count("busy event loop")
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimulatedLoop)
-        loop.busy_until_us = self._world.timeline.now_us + int(self._world.random.uniform(0.1, 8.0) * 1_000_000)
+        loop.compute(int(self._world.random.uniform(0.1, 8.0) * 1_000_000))
         await asyncio.sleep(0)
 
 

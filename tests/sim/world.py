@@ -146,10 +146,6 @@ class World:
         if self._tell is not None:
             self._tell(f"{self.timeline.now_us / 1e6:11.6f} {line}")
 
-    def turned(self, process: Process) -> None:
-        """A process had its turn."""
-        self.cards.check_trusted()
-
     def read_hash(self, key: bytes) -> dict[bytes, bytes]:
         """What a hash of the server holds."""
         flat: Any = self.host.server.execute([b"HGETALL", key])
@@ -195,7 +191,9 @@ class World:
     def go_on(self, process: Process) -> None:
         """SIGCONT."""
         if self.cards.is_excused(process):
-            process.excused_until_us = self.timeline.now_us + UNLOAD_US
+            turns_us = 0 if process.loop is None else process.loop.busy_until_us
+            process.excused_until_us = max(self.timeline.now_us, turns_us) + UNLOAD_US
+            self.cards.excuse(process)
         process.go_on()
 
     def server_down(self, what: Callable[[], object], *, loses: bool = False) -> bool:
