@@ -11,8 +11,11 @@ last taken first. Of all devices those where that is cheapest: held leases count
 from __future__ import annotations
 
 from bisect import insort
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from heapq import heapify, heappop
 from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from gpuboss.core.ledger import Device, Lease
@@ -31,19 +34,21 @@ NO_PRICE: Price = (0, 0, 0, 0)
 
 
 class Prey(NamedTuple):
-    """Where a request will fit, and what has to come back for it: the last `asked` of the leases have to be asked."""
+    """Where a request will fit, and what has to come back for it."""
 
     devices: list[Device]
     leases: list[Lease]
 
 
 class _Spot(NamedTuple):
-    """A device that is enough for one part of the request if all of `leases` come back: by `gap_mib`, and `must`."""
+    """A device that is enough for one part of the request if all of `leases` come back: by `gap_mib`, and `must`. No
+    less than `at_least` has to be asked back for that."""
 
     device: Device
     gap_mib: int
     must: list[Lease]
     leases: list[Lease]
+    at_least: Price
 
 
 def worth(lease: Lease) -> int:
@@ -56,13 +61,13 @@ def find(state: State, waiting: Waiting) -> Prey | None:
     if state.policy.preemption == "off":
         return None
     if state.ledger.idle:
-        found = _Hunt(state, waiting, _may_be_idle, _by_worth).cheapest(_near_idle(state, waiting))
+        found = _Hunt(state, waiting).cheapest(_near_idle(state, waiting))
         if found is not None:
             return found if found.leases else None
     after_ms = preempts_after_ms(state.policy, waiting.shape.priority)
     if after_ms is None or state.ticked_ms < waiting.since_ms + after_ms:
         return None
-    found = _Hunt(state, waiting, _may_be_held, _by_class).cheapest(state.candidates(waiting.shape))
+    found = _Hunt(state, waiting, asks_held=True).cheapest(state.candidates(waiting.shape))
     return found if found is not None and found.leases else None
 
 
@@ -89,16 +94,11 @@ def may_find(state: State) -> bool:
 
 def most_mib(state: State, devices: Iterable[Device]) -> int:
     """No request that is larger than this has anything asked back on one of these devices."""
-    policy = state.policy
     if not may_find(state):
         return 0
-    loose = ("idle", "yielding", "held") if policy.preemption == "lower" else ("idle", "yielding")
-    near = devices if policy.preemption == "lower" else _near_loose(state)
-    rooms_mib = [
-        device.free_mib + _vram_mib([lease for lease in device.leases.values() if lease.state in loose])
-        for device in near
-    ]
-    return max(rooms_mib, default=0)
+    if state.policy.preemption == "lower":
+        return max((device.free_mib + device.charged_mib - device.reclaiming_mib for device in devices), default=0)
+    return max((device.free_mib + mib for device, mib in _loose_mib(state).items()), default=0)
 
 
 def _near_idle(state: State, waiting: Waiting) -> list[Device]:
@@ -107,23 +107,17 @@ def _near_idle(state: State, waiting: Waiting) -> list[Device]:
     able = state.candidates(waiting.shape)
     if waiting.shape.gpus > 1:
         return able
-    near = _near_loose(state)
+    near = _loose_mib(state)
     return [device for device in able if device in near]
 
 
-def _near_loose(state: State) -> dict[Device, None]:
-    loose = [*state.ledger.idle.values(), *state.ledger.yielding.values()]
-    return {device: None for lease in loose for device in lease.devices}
-
-
-def _may_be_idle(state: State, lease: Lease, waiting: Waiting) -> bool:
-    return lease.state == "idle" and RANK[lease.priority] <= RANK[waiting.shape.priority]
-
-
-def _may_be_held(state: State, lease: Lease, waiting: Waiting) -> bool:
-    if lease.state != "held":
-        return _may_be_idle(state, lease, waiting)
-    return _is_prey_of_class(state, lease, waiting) and _ran_ms(state, lease) <= state.ticked_ms
+def _loose_mib(state: State) -> dict[Device, int]:
+    """What idle leases, and those that were asked back, are charged on each of their devices."""
+    loose_mib: dict[Device, int] = defaultdict(int)
+    for lease in (*state.ledger.idle.values(), *state.ledger.yielding.values()):
+        for device in lease.devices:
+            loose_mib[device] += lease.request.vram_mib
+    return loose_mib
 
 
 def _ran_ms(state: State, lease: Lease) -> int:
@@ -144,53 +138,73 @@ def _by_class(lease: Lease) -> tuple[int, ...]:
 
 
 class _Hunt:
-    """The search for one request, among the leases that `may` go, in this order."""
+    """The search for one request, among idle leases, or (`asks_held`) among held ones as well."""
 
-    def __init__(
-        self, state: State, waiting: Waiting, may: Callable[[State, Lease, Waiting], bool], order: Order
-    ) -> None:
+    def __init__(self, state: State, waiting: Waiting, *, asks_held: bool = False) -> None:
         self._state = state
         self._waiting = waiting
-        self._may = may
-        self._order = order
+        self._asks_held = asks_held
+        self._order: Order = _by_class if asks_held else _by_worth
+        below = RANK[waiting.shape.priority] if asks_held else 0
+        self._asks_low, self._asks_normal = below > RANK["low"], below > RANK["normal"]
+        self._loose_mib = _loose_mib(state)
 
     def cheapest(self, able: list[Device]) -> Prey | None:
         """The devices of one node on which least has to be asked back; without leases if none has to. None if all of
         them would not do."""
-        best: tuple[Price, Prey] | None = None
-        gpus = self._waiting.shape.gpus
-        for _, group in groupby(able, key=lambda device: device.observed.node):
-            spots = [spot for device in group if (spot := self._spot(device)) is not None]
-            if len(spots) < gpus:
+        best: tuple[Price, int, Prey] | None = None
+        places = self._places(able)
+        while places and (best is None or places[0][:2] < best[:2]):
+            _, number, devices = heappop(places)
+            spots = [spot for at_least, device in devices if (spot := self._spot(device, at_least)) is not None]
+            if len(spots) < self._waiting.shape.gpus:
                 continue
             chosen = self._cheapest_of(spots)
             leases = self._least(chosen)
             price = self._price(leases)
-            if best is None or price < best[0]:
-                best = (price, Prey([spot.device for spot in chosen], leases))
-        if best is not None and not any(not self._is_going(lease) for lease in best[1].leases):
-            return Prey(best[1].devices, [])
-        return None if best is None else best[1]
+            if best is None or (price, number) < best[:2]:
+                best = price, number, Prey([spot.device for spot in chosen], leases)
+        if best is None:
+            return None
+        prey = best[2]
+        return prey if any(not self._is_going(lease) for lease in prey.leases) else Prey(prey.devices, [])
+
+    def _places(self, able: list[Device]) -> list[tuple[Price, int, list[tuple[Price, Device]]]]:
+        """Where all parts of the request may lie together: a heap by what has to be asked back there at the least, and
+        in the order of the devices. Each device has beside it what has to be there."""
+        gpus = self._waiting.shape.gpus
+        places = []
+        for number, (_, group) in enumerate(groupby(able, key=attrgetter("key" if gpus == 1 else "node"))):
+            devices = [(at_least, device) for device in group if (at_least := self._at_least(device)) is not None]
+            if len(devices) >= gpus:
+                places.append((sorted([at_least for at_least, _ in devices])[gpus - 1], number, devices))
+        heapify(places)
+        return places
 
     def _cheapest_of(self, spots: list[_Spot]) -> list[_Spot]:
         """As many as are needed of the devices of one node, in their order. Who costs at least more than these do is
         not looked at any closer: of many devices few are."""
         gpus = self._waiting.shape.gpus
         cheapest: list[tuple[Price, int, _Spot]] = []
-        for at_least, _, spot in sorted((self._at_least(spot), spot.device.index, spot) for spot in spots):
-            if len(cheapest) == gpus and at_least > cheapest[-1][0]:
+        for spot in sorted(spots, key=lambda spot: spot.at_least):
+            if len(cheapest) == gpus and spot.at_least > cheapest[-1][0]:
                 break
             insort(cheapest, (self._price(self._least([spot])), spot.device.index, spot))
             del cheapest[gpus:]
         return sorted([each[2] for each in cheapest], key=lambda spot: spot.device.index)
 
-    def _at_least(self, spot: _Spot) -> Price:
-        """No less is asked back on a device: one of its leases, unless none has to be."""
-        if spot.gap_mib <= 0 and not spot.must:
+    def _at_least(self, device: Device) -> Price | None:
+        """No less is asked back on a device, to be told without a look at its leases; None: all would not be enough."""
+        gap_mib = self._waiting.shape.vram_mib - device.free_mib - self._loose_mib.get(device, 0)
+        if gap_mib <= 0:
             return NO_PRICE
-        return min(self._price([lease]) for lease in spot.leases)
+        low_mib = device.mib_of_class["low"] if self._asks_low else 0
+        normal_mib = device.mib_of_class["normal"] if self._asks_normal else 0
+        if gap_mib > low_mib + normal_mib:
+            return None
+        return (gap_mib - low_mib, 0, 0, 0) if gap_mib > low_mib else (0, gap_mib, 0, 0)
 
-    def _spot(self, device: Device) -> _Spot | None:
+    def _spot(self, device: Device, at_least: Price) -> _Spot | None:
         """A device as a place for one part of the request; None if nothing that may be asked back makes it one."""
         shape, room_mib = self._waiting.shape, device.free_mib
         if device.plan is not None or not device.healthy:
@@ -202,14 +216,25 @@ class _Hunt:
             room_mib = min(room_mib, reservation.extra_mib[reservation.devices.index(device)])
         gap_mib = shape.vram_mib - room_mib
         leases = [lease for lease in device.leases.values() if self._may_go(lease, reservation)]
-        must = [lease for lease in device.leases.values() if shape.exclusive or lease.request.exclusive]
+        must: list[Lease] = []
+        if shape.exclusive or device.exclusive:
+            must = [lease for lease in device.leases.values() if shape.exclusive or lease.request.exclusive]
         if any(lease not in leases for lease in must) or _vram_mib(leases) < gap_mib:
             return None
-        return _Spot(device, gap_mib, must, leases)
+        return _Spot(device, gap_mib, must, leases, at_least)
 
     def _may_go(self, lease: Lease, reservation: Reservation | None) -> bool:
         """Whether the plan may count on a lease; not on one whose end somebody counts on for whom there is reserved."""
-        if not (self._is_going(lease) or self._may(self._state, lease, self._waiting)):
+        state = self._state
+        if lease.state == "held":
+            if not self._asks_held or not _is_prey_of_class(state, lease, self._waiting):
+                return False
+            if _ran_ms(state, lease) > state.ticked_ms:
+                return False
+        elif lease.state == "idle":
+            if RANK[lease.priority] > RANK[self._waiting.shape.priority]:
+                return False
+        elif not self._is_going(lease):
             return False
         if reservation is None or reservation.start_ms is None:
             return True

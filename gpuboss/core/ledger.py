@@ -58,6 +58,7 @@ class Device:
         "index",
         "key",
         "leases",
+        "mib_of_class",
         "node",
         "observed",
         "plan",
@@ -70,6 +71,7 @@ class Device:
         self.version = 0  # as that of its node, of this device alone
         self.leases: dict[str, Lease] = {}  # by lease_id, in the order in which they were granted
         self.charged_mib = 0
+        self.mib_of_class: dict[Priority, int] = {"low": 0, "normal": 0, "high": 0}  # the parts of charged_mib
         self.reclaiming_mib = 0  # the part of charged_mib whose leases have ended
         self.exclusive_leases = 0  # more than one, or one beside others, only where they were reasserted
         self.exclusive = False
@@ -96,6 +98,7 @@ class Device:
         request = lease.request
         self.leases[request.lease_id] = lease
         self.charged_mib += request.vram_mib
+        self.mib_of_class[lease.priority] += request.vram_mib
         self.free_mib -= request.vram_mib
         self.exclusive_leases += request.exclusive
         self.exclusive = self.exclusive_leases > 0
@@ -107,6 +110,7 @@ class Device:
         request = lease.request
         del self.leases[request.lease_id]
         self.charged_mib -= request.vram_mib
+        self.mib_of_class[lease.priority] -= request.vram_mib
         self.free_mib += request.vram_mib
         if lease.state == "reclaiming":
             self.reclaiming_mib -= request.vram_mib

@@ -150,6 +150,8 @@ def assert_sums_hold(scenario: Lossy) -> None:
     for device in ledger.devices.values():
         on_it = [lease for lease in ledger.leases.values() if device in lease.devices]
         assert device.charged_mib == sum(lease.request.vram_mib for lease in on_it)
+        for name, mib in device.mib_of_class.items():
+            assert mib == sum(lease.request.vram_mib for lease in on_it if lease.priority == name)
         assert device.leases == {lease.request.lease_id: lease for lease in on_it}
         assert device.free_mib == device.capacity_mib - device.charged_mib
     assert not ledger.leases.keys() & scenario.state.waitlist.by_id.keys()
