@@ -6,6 +6,8 @@ lead: it could promise what is promised already.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from gpuboss.core.addresses import session_member
@@ -34,7 +36,7 @@ FIELDS_MOVED = 1_000  # of an entry; what has more is no event wherever it stand
 
 
 class Overtaken(Exception):
-    """The log was trimmed while it was read: somebody leads after all."""
+    """The log became another one while it was read: somebody leads after all, or another server answers."""
 
 
 class SnapshotAhead(Exception):
@@ -69,18 +71,20 @@ class Recovered(msgspec.Struct):
         return self.state.core not in (0, CORE_VERSION)
 
 
-def recover(log: LogReader, cursor: str, *, is_lost: bool = False) -> Recovered:
+def recover(
+    log: LogReader, cursor: str, *, is_lost: bool = False, is_stale: Callable[[], bool] = lambda: False
+) -> Recovered:
     """Read the log. `cursor`: the last entry decided, or empty if Redis does not say. `is_lost`: entries of the log
-    are known to be gone, so that neither the cursor nor a snapshot need to belong to what is left.
+    are known to be gone, so that neither the cursor nor a snapshot need to belong to what is left. `is_stale`: asked
+    where the log seems damaged: whether the cursor is not what Redis says any more.
 
     Raises `LogDamaged` if the decisions in the log do not follow from it, `NewerLog` if a newer core decides it,
     `Overtaken`, and, where nothing is known to be gone, `SnapshotAhead`.
     """
-    trimmed = log.trimmed_through()
     try:
         return _recover(log, cursor, is_lost)
     except LogDamaged:
-        if log.trimmed_through() != trimmed:
+        if is_stale():
             raise Overtaken from None
         raise
 

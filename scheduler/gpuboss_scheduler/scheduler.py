@@ -142,12 +142,16 @@ class Scheduler:
         if self._newer is not None and self._newer[0] == (seen, log.first_id()):
             raise self._newer[1]  # it need not be read again to know
         missed = _missed(self._known_log, seen, log) or _deleted_unread(seen, log)
+
+        def is_stale() -> bool:
+            return look(client, self._keys)[0] != seen
+
         try:
             try:
-                recovered = recover(log, seen.cursor, is_lost=missed is not None)
+                recovered = recover(log, seen.cursor, is_lost=missed is not None, is_stale=is_stale)
             except SnapshotAhead as ahead:
                 missed = ahead.known
-                recovered = recover(log, seen.cursor, is_lost=True)
+                recovered = recover(log, seen.cursor, is_lost=True, is_stale=is_stale)
         except NewerLog as newer:
             self._newer = (seen, log.first_id()), newer
             raise

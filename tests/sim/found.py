@@ -23,4 +23,5 @@ FOUND: dict[int, str] = {
     40331: "a jump of the clock that stood undecided was told again by the next leader: quarantine took longer",
     40174: "the same",
     100441: "who had not seen the last leader decide anything led its log, which was emptied then, as if it were new",
+    105859: "a failover between what a standby saw of the leader and what it read of the log, which it called damaged",
 }
