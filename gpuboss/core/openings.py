@@ -45,7 +45,8 @@ class Openings:
                 self._devices[device] = None
 
     def search(self, newcomer: Waiting | None) -> None:
-        """Begin with the first of all. The newcomer was not there when the last pass ended."""
+        """Begin with the first of all. The newcomer was not there when the last pass ended. Nobody is searched for
+        before their turn comes: each wish stands where the first of all who have it does."""
         self._found, self._taken = [], None
         if newcomer is not None and newcomer.is_first:
             self._found.append((newcomer, -1, _Searching(None, -1)))
@@ -58,16 +59,19 @@ class Openings:
                     wishes[wish] = None
         # Those of a service with a limit may begin, wherever there is room, once it holds less, or less is kept for it.
         for number, wish in enumerate([*wishes, *fronts.limited]):
-            self._go_on(_Searching(wish, number))
+            self._found.append((fronts.tree.best[fronts.root(wish)], number, _Searching(wish, number)))
+        heapq.heapify(self._found)
 
     def next(self) -> Waiting | None:
         """The next who could be on one of the devices, as far as can be said without looking for its place."""
         if self._taken is not None:
             self._go_on(self._taken)
-        if not self._found:
-            return None
-        waiting, _, self._taken = heapq.heappop(self._found)
-        return waiting
+        while self._found:
+            waiting, _, self._taken = heapq.heappop(self._found)
+            if self._taken.wish is None or self._taken.search is not None:
+                return waiting
+            self._go_on(self._taken)
+        return None
 
     def granted(self) -> None:
         """The last who was found was granted a place."""
@@ -80,6 +84,9 @@ class Openings:
         if searching.search is None or searching.grants != self._grants:
             searching.grants = self._grants
             lendable = self._lendable(searching.wish)
+            least_mib = self._state.fronts.least_mib.get(searching.wish)
+            if least_mib is None or all(vram_mib < least_mib for vram_mib, _ in lendable):
+                return
             searching.search = Search(self._state.fronts.tree, self._state.fronts.root(searching.wish), lendable)
         waiting = searching.search.next()
         if waiting is not None:
