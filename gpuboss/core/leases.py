@@ -11,7 +11,7 @@ from gpuboss.core.policy import priority_of
 from gpuboss.core.refusals import reject, reject_unaddressed
 from gpuboss.core.requests import end_waiting
 from gpuboss.core.reservations import Reservation
-from gpuboss.core.state import Turn
+from gpuboss.core.state import State, Turn
 from gpuboss.core.timers import TimerKind
 from gpuboss.core.waitlist import Waiting
 from gpuboss.core.yielding import ask_back
@@ -111,7 +111,7 @@ def reassert(turn: Turn, event: LeaseReasserted) -> None:
     if state.recovering_since_ms is None or event.state == "reclaiming" or not is_new:
         lease = _owned(turn, event)
         if lease is not None and state.recovering_since_ms is not None:
-            _prolong(turn, lease, event.expires_at_ms)
+            _prolong(turn, lease, _ends_ms(state, event))
         return
     if event.session is not None and session_member(event.service, event.session) in state.lost_sessions.by_name:
         reject(turn, "unknown_lease", f"session {event.session} was lost, and lease {event.lease_id} with it", event)
@@ -200,6 +200,7 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
         state.join_session(request)
     else:
         request, arrival, priority = waiting.request, waiting.arrival, waiting.shape.priority
+    ends_ms = _ends_ms(state, event)
     granted = LeaseGranted(
         cause=turn.cause,
         session=request.session,
@@ -211,23 +212,31 @@ def _reopen(turn: Turn, event: LeaseReasserted, devices: list[Device], waiting: 
         uuids=tuple([device.observed.uuid for device in devices]),
         vram_mib=request.vram_mib,
         granted_at_ms=event.granted_at_ms,
-        expires_at_ms=event.expires_at_ms,
+        expires_at_ms=ends_ms,
         waited_ms=0,
         fence=event.fence,
         priority=None if priority == request.priority else priority,
     )
     held: lifecycle.State = "idle" if event.state == "idle" else "held"
     began_ms = min(event.granted_at_ms, state.now_ms)
-    lease = Lease(request, arrival, granted, devices, held, event.expires_at_ms, state.now_ms, since_ms=began_ms)
+    lease = Lease(request, arrival, granted, devices, held, ends_ms, state.now_ms, since_ms=began_ms)
     lease.floor = state.floor
     state.ledger.reopen(lease)
     state.fence = max(state.fence, event.fence)
-    if event.expires_at_ms is not None:
-        state.timers.set(event.expires_at_ms, TimerKind.LEASE_EXPIRY, event.lease_id)
+    if ends_ms is not None:
+        state.timers.set(ends_ms, TimerKind.LEASE_EXPIRY, event.lease_id)
     turn.lease_ids.append(event.lease_id)
     turn.shown.append(event.lease_id)
     turn.devices += devices
     turn.repeat(granted, reply_address(request.service, request.instance))
+
+
+def _ends_ms(state: State, event: LeaseReasserted) -> int | None:
+    """When a reasserted lease ends. If its grant lies in the future, it is by another clock, which was put back: so
+    does its end, by as much."""
+    if event.expires_at_ms is None:
+        return None
+    return event.expires_at_ms - max(0, event.granted_at_ms - state.now_ms)
 
 
 def _prolong(turn: Turn, lease: Lease, expires_at_ms: int | None) -> None:

@@ -184,7 +184,7 @@ class Audit:
         if known is not None and known.standing == "over" and known.over_ms + DAY_MS <= self._now_ms:
             known = None
         if known is not None and known.alive and known.asked["service"] == service:
-            said_ms = data.get("expires_at_ms") if self._recovery.since_ms is not None else None
+            said_ms = self._end_said(data) if self._recovery.since_ms is not None else None
             if known.expires_ms is not None and said_ms is not None and said_ms > known.expires_ms:
                 known.expires_ms, known.expiry_set_ms = said_ms, self._now_ms  # renewed in what is gone
             return
@@ -200,10 +200,16 @@ class Audit:
         # That its devices have the room is not asked: a lease that ended may still stand in what is left of the log.
         asked = request_behind(data, self._caps) if known is None else known.asked
         account = Account(asked, (0, entry.at), self._now_ms, None, data["state"].replace("yielding", "held"), devices)
-        account.expires_ms, account.expiry_set_ms = data.get("expires_at_ms"), self._now_ms
+        account.expires_ms, account.expiry_set_ms = self._end_said(data), self._now_ms
         account.number = self._holders = self._holders + 1
         self.accounts[lease_id] = account
         self._fence = max(self._fence, data["fence"])
+
+    def _end_said(self, reasserted: dict[str, Any]) -> int | None:
+        """When a lease ends that its holder describes: nothing was granted later than it is now."""
+        ends_ms: int | None = reasserted.get("expires_at_ms")
+        early_ms = reasserted["granted_at_ms"] - self._now_ms
+        return ends_ms - early_ms if ends_ms is not None and early_ms > 0 else ends_ms
 
     def _apply_fact(self, entry: Audited) -> None:
         data = entry.data

@@ -157,6 +157,23 @@ def test_its_expiry_moves_with_a_jump_of_the_clock():
     assert scenario.tick(1) == ["ended a: expired, freed"]
 
 
+def test_it_lasts_no_longer_than_it_was_to_last_if_its_clock_was_another_one():
+    scenario, hour_ms = recovering(), 3_600_000
+    by_its_clock = {"granted_at_ms": START_MS + hour_ms, "expires_at_ms": START_MS + hour_ms + 1_000}
+    scenario.reasserts("a", **by_its_clock)
+    assert scenario.tick(999) == []
+    assert scenario.tick(1) == ["ended a: expired, freed"]
+
+
+def test_nor_is_it_renewed_for_longer_if_the_log_still_holds_it():
+    scenario = Lossy(24_576)
+    scenario.request("a", 8_192, ttl_ms=1_000)
+    scenario.loses()
+    scenario.reasserts("a", granted_at_ms=START_MS + 3_600_000, expires_at_ms=START_MS + 3_605_000)
+    assert scenario.tick(4_999) == []
+    assert scenario.tick(1) == ["ended a: expired, freed"]
+
+
 def test_it_can_be_revoked_at_once_or_with_a_grace():
     scenario = recovering()
     scenario.reasserts("a")
