@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gpuboss.core import eviction
 from gpuboss.core.fronts import Wish
 from gpuboss.core.ledger import Device
-from gpuboss.core.placement import is_open, matches
+from gpuboss.core.placement import is_open
 from gpuboss.core.reservations import Reservations
 from gpuboss.core.tournament import Lendable, Search
 from gpuboss.core.waitlist import NEVER_MS, Waiting
@@ -49,26 +49,33 @@ class Openings:
         before their turn comes: each wish stands where the first of all who have it does."""
         self._found, self._taken = [], None
         if newcomer is not None and newcomer.is_first:
-            self._found.append((newcomer, -1, _Searching(None, -1)))
-        rooms, fronts = self._state.rooms, self._state.fronts
-        wishes: dict[Wish, None] = {}
+            self._found.append((newcomer, -1, _Searching(None, -1, [])))
+        fronts, evicts = self._state.fronts, self._evicts
+        common_mib, least_mib = self._state.rooms.common_mib, fronts.least_mib
+        places: dict[Wish, list[Device]] = {}
         for device in self._devices:
             for wish in fronts.wishes_of(device.observed):
-                is_small = self._evicts or fronts.least_mib[wish] <= rooms.common_mib(wish, device)
-                if wish not in wishes and is_small:
-                    wishes[wish] = None
+                there = places.get(wish)
+                if there is not None and wish.gpus > 1 and there[-1].node is device.node:
+                    continue  # what it could have of each of several devices was looked up for the whole node
+                if evicts or least_mib[wish] <= common_mib(wish, device):
+                    places.setdefault(wish, []).append(device)
         # Those of a service with a limit may begin, wherever there is room, once it holds less, or less is kept for it.
-        for number, wish in enumerate([*wishes, *fronts.limited]):
-            self._found.append((fronts.tree.best[fronts.root(wish)], number, _Searching(wish, number)))
+        for wish in fronts.limited:
+            named = self._state.rooms.named(wish)
+            places[wish] = [device for device in named if evicts or device.free_mib >= least_mib[wish]]
+        for number, (wish, devices) in enumerate(places.items()):
+            self._found.append((fronts.tree.best[fronts.root(wish)], number, _Searching(wish, number, devices)))
         heapq.heapify(self._found)
 
     def next(self) -> Waiting | None:
-        """The next who could be on one of the devices, as far as can be said without looking for its place."""
+        """The next who could be on one of the devices, as far as can be said without looking for its place. Who was
+        found before the last grant is searched for once more: too little may be left."""
         if self._taken is not None:
             self._go_on(self._taken)
         while self._found:
             waiting, _, self._taken = heapq.heappop(self._found)
-            if self._taken.wish is None or self._taken.search is not None:
+            if self._taken.wish is None or (self._taken.search is not None and self._taken.grants == self._grants):
                 return waiting
             self._go_on(self._taken)
         return None
@@ -79,29 +86,22 @@ class Openings:
 
     def _go_on(self, searching: _Searching) -> None:
         """Find the next. What could be lent is looked up again only behind a grant: there may be less, never more."""
-        if searching.wish is None:
+        wish, fronts = searching.wish, self._state.fronts
+        if wish is None:
             return
         if searching.search is None or searching.grants != self._grants:
             searching.grants = self._grants
-            lendable = self._lendable(searching.wish)
-            least_mib = self._state.fronts.least_mib.get(searching.wish)
+            lendable = self._lendable(wish, searching.devices)
+            least_mib = fronts.least_mib.get(wish)
             if least_mib is None or all(vram_mib < least_mib for vram_mib, _ in lendable):
                 return
-            searching.search = Search(self._state.fronts.tree, self._state.fronts.root(searching.wish), lendable)
+            searching.search = Search(fronts.tree, fronts.root(wish), lendable)
         waiting = searching.search.next()
         if waiting is not None:
             heapq.heappush(self._found, (waiting, searching.number, searching))
 
-    def _lendable(self, wish: Wish) -> list[Lendable]:
+    def _lendable(self, wish: Wish, devices: list[Device]) -> list[Lendable]:
         """What of the devices could be lent to somebody with a wish: of several devices, what each of them has."""
-        named = self._state.rooms.named(wish)
-        if wish.service is not None:
-            least_mib = self._state.fronts.least_mib.get(wish, 0)  # nobody may have it any more
-            devices = [device for device in named if self._evicts or device.free_mib >= least_mib]
-        elif len(named) < len(self._devices):
-            devices = [device for device in named if device in self._devices]
-        else:
-            devices = [device for device in self._devices if matches(wish, device)]
         lendable: list[Lendable] = []
         if self._evicts:
             lendable.append((eviction.most_mib(self._state, devices), NEVER_MS))
@@ -147,12 +147,14 @@ def _together(terms: list[_Terms], gpus: int) -> list[Lendable]:
 
 
 class _Searching:
-    """A search for those with one wish (None: for nobody), and how many grants there were when it was begun."""
+    """A search for those with one wish (None: for nobody) who could be on these devices, and how many grants there were
+    when it was begun."""
 
-    __slots__ = ("grants", "number", "search", "wish")
+    __slots__ = ("devices", "grants", "number", "search", "wish")
 
-    def __init__(self, wish: Wish | None, number: int) -> None:
+    def __init__(self, wish: Wish | None, number: int, devices: list[Device]) -> None:
         self.wish = wish
+        self.devices = devices
         self.number = number
         self.search: Search | None = None
         self.grants = 0
