@@ -210,7 +210,8 @@ class Model:
     def _concerns_others(self, granted: Case) -> bool:
         """Whether a grant may park somebody, or take room that somebody counted on beside what was asked back."""
         idle = any(case.is_ == "idle" for case in self.cases.values())
-        return self._limit_mib(granted.asked) is not None or (self.rules["preemption"] == "idle" and idle)
+        may_ask_back = self.rules["preemption"] == "lower" or (self.rules["preemption"] == "idle" and idle)
+        return may_ask_back or self._limit_mib(granted.asked) is not None
 
     def _kind(self, case: Case) -> tuple[Any, ...]:
         """What others must be like to have no place where this one has none."""
