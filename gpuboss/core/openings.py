@@ -54,11 +54,15 @@ class Openings:
         common_mib, least_mib = self._state.rooms.common_mib, fronts.least_mib
         places: dict[Wish, list[Device]] = {}
         for device in self._devices:
+            known_mib: dict[tuple[int, bool], int] = {}
             for wish in fronts.wishes_of(device.observed):
                 there = places.get(wish)
                 if there is not None and wish.gpus > 1 and there[-1].node is device.node:
                     continue  # what it could have of each of several devices was looked up for the whole node
-                if evicts or least_mib[wish] <= common_mib(wish, device):
+                kind = wish.gpus, wish.exclusive
+                if kind not in known_mib:
+                    known_mib[kind] = common_mib(wish, device)
+                if evicts or least_mib[wish] <= known_mib[kind]:
                     places.setdefault(wish, []).append(device)
         # Those of a service with a limit may begin, wherever there is room, once it holds less, or less is kept for it.
         for wish in fronts.limited:
@@ -91,9 +95,13 @@ class Openings:
             return
         if searching.search is None or searching.grants != self._grants:
             searching.grants = self._grants
-            lendable = self._lendable(wish, searching.devices)
             least_mib = fronts.least_mib.get(wish)
-            if least_mib is None or all(vram_mib < least_mib for vram_mib, _ in lendable):
+            if least_mib is None:  # nobody has it any more
+                return
+            if wish.gpus == 1 and not self._evicts and all(each.free_mib < least_mib for each in searching.devices):
+                return
+            lendable = self._lendable(wish, searching.devices)
+            if all(vram_mib < least_mib for vram_mib, _ in lendable):
                 return
             searching.search = Search(fronts.tree, fronts.root(wish), lendable)
         waiting = searching.search.next()

@@ -1,6 +1,7 @@
 """Where a request goes: best fit, shared before empty, then by index; exclusive, pinned and several devices at once."""
 
 import pytest
+from msgspec.structs import replace
 
 from gpuboss.events import VramReclaimed
 from tests.core.scenario import Scenario, padded
@@ -203,3 +204,12 @@ def test_nothing_is_placed_on_a_device_that_is_out_of_order():
     scenario.device(0, 24_576, healthy=False)
     assert scenario.request("a", 1) == []
     assert scenario.device(0, 24_576) == ["granted a on cuda:0"]
+
+
+def test_of_what_a_gang_leaves_behind_one_takes_the_first_device_and_a_gang_the_others():
+    scenario = Scenario(24_576, 24_576, 24_576)
+    scenario.happens(replace(scenario.state.policy, reservations=0))
+    scenario.request("all", 24_576, gpus=3)
+    scenario.request("one", 24_576)
+    scenario.request("two", 24_576, gpus=2)
+    assert scenario.release("all")[1:] == ["granted one on cuda:0", "granted two on cuda:1+cuda:2"]
