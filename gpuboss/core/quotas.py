@@ -72,14 +72,15 @@ def park(state: State) -> None:
 
 def protects(state: State, lease: Lease) -> bool:
     """Whether nobody may be given the room of a lease before it ends: it is not preemptible, and lies inside its
-    service's guarantee. The guarantee goes to the oldest first; what it does not cover whole, it passes over."""
+    service's guarantee. The guarantee goes to the oldest that are held first; what it does not cover whole, it passes
+    over. What is idle may be asked back all the same, and takes nothing of it: else one plan could take both."""
     request = lease.request
     rules = state.policy.services.get(request.service)
     if request.preemptible or rules is None or not rules.guarantee_mib:
         return False
     covered_mib = 0
     for other in state.ledger.holdings.leases(request.service):
-        if other.request.preemptible or other.state not in ("held", "idle"):
+        if other.request.preemptible or other.state != "held":
             continue
         if covered_mib + other.charged_mib <= rules.guarantee_mib:
             covered_mib += other.charged_mib

@@ -459,7 +459,7 @@ class Audit:
         """Whether it is not preemptible, and among the oldest such that the guarantee of its service covers whole."""
         service = account.asked["service"]
         left_mib = self._caps.guarantee_mib(service)
-        firm = [each for each in self.accounts.values() if each.standing in ("held", "idle")]
+        firm = [each for each in self.accounts.values() if each.standing == "held"]
         firm = [each for each in firm if each.asked["service"] == service and not each.asked["preemptible"]]
         for each in sorted(firm, key=lambda each: each.number):
             size_mib = each.asked["vram_mib"] * len(each.devices)

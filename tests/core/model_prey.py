@@ -76,7 +76,7 @@ class Prey:
         service = lease.asked["service"]
         left_mib = self.rules["services"].get(service, {}).get("guarantee_mib", 0)
         mine = [each for each in self.room.cases.values() if each.asked["service"] == service]
-        firm = [each for each in mine if each.is_ in ("held", "idle") and not each.asked["preemptible"]]
+        firm = [each for each in mine if each.is_ == "held" and not each.asked["preemptible"]]
         for each in sorted(firm, key=lambda each: int((each.granted or {})["fence"])):
             size_mib = each.asked["vram_mib"] * len(each.devices)
             if size_mib <= left_mib:

@@ -50,6 +50,17 @@ def test_only_what_is_inside_a_guarantee_and_not_preemptible_stays(
     assert audit(scenario.entries) == []
 
 
+def test_what_is_idle_may_be_asked_back_and_takes_nothing_of_the_guarantee():
+    scenario = ruled(CARD_MIB, ollama=ServiceRules(guarantee_mib=12_288))
+    scenario.request("warm", 8_192, service="ollama", priority="low", preemptible=False, reclaimable=True)
+    scenario.request("held", 12_288, service="ollama", priority="low", preemptible=False)
+    scenario.says(idled("warm", service="ollama"))
+    scenario.request("large", 20_000, priority="high")
+    assert scenario.tick(100) == [], "the two together lie outside the guarantee, the held one alone does not"
+    assert scenario.request("small", 8_192) == ["asked back warm within 15000 ms for small"]
+    assert audit(scenario.entries) == []
+
+
 def test_a_guarantee_that_is_taken_away_protects_no_longer():
     scenario = ruled(CARD_MIB, ollama=ServiceRules(guarantee_mib=CARD_MIB))
     scenario.request("held", CARD_MIB, service="ollama", priority="low", preemptible=False)
