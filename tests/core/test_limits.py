@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gpuboss.core import quotas, snapshot
+from gpuboss.core import snapshot
 from gpuboss.core.explain import explain, explain_first
-from gpuboss.core.projections import lease_rows, queue_rows
 from gpuboss.events import LeaseReasserted, LogLost, SchedulerElected
 from gpuboss.fields import ServiceRules
 from tests.core.auditor import audit
@@ -391,98 +390,6 @@ def test_a_service_that_turns_its_quota_over_never_holds_another_up():
         assert scenario.request(f"other-{number}", 16_384, service="ollama") == [f"granted other-{number} on cuda:0"]
         scenario.release(f"other-{number}", service="ollama")
         scenario.release(f"turn-{number}")
-
-
-# ---------------------------------------------------------------- the highest priority
-
-
-def test_a_higher_claim_is_lowered_and_the_grant_says_so():
-    scenario = Scenario(CARD_MIB)
-    scenario.happens(policy(services={"imajin": ServiceRules(max_priority="normal")}))
-    scenario.request("a", 1_000, priority="high")
-    assert scenario.last.priority == "normal"
-    assert lease_rows(scenario.state)[padded("a")].priority == "normal"
-    scenario.request("b", 1_000, priority="low")
-    assert scenario.last.priority is None
-    assert lease_rows(scenario.state)[padded("b")].priority == "low"
-    assert scenario.request("a", 1_000, priority="high") == ["again granted a on cuda:0"]
-    assert scenario.last.priority == "normal"
-    assert scenario.request("a", 1_000, priority="normal") == ["rejected a: duplicate"]
-
-
-def test_it_waits_as_what_it_counts_as_and_goes_on_so_under_other_rules():
-    scenario = Scenario(CARD_MIB)
-    scenario.happens(policy(services={"imajin": ServiceRules(max_priority="low")}))
-    scenario.request("holder", CARD_MIB, service="ollama")
-    scenario.request("claims", CARD_MIB, priority="high")
-    scenario.request("normal", CARD_MIB, service="ollama")
-    assert list(queue_rows(scenario.state)) == [padded("normal"), padded("claims")]
-    assert queue_rows(scenario.state)[padded("claims")].priority == "low"
-    scenario.happens(policy())
-    scenario.restart()
-    scenario.release("holder", service="ollama")
-    scenario.release("normal", service="ollama")
-    assert scenario.last.priority == "low"
-
-
-def test_a_lease_that_was_lost_with_its_grant_counts_as_what_its_request_does():
-    scenario = Scenario(CARD_MIB)
-    scenario.happens(policy(services={"imajin": ServiceRules(max_priority="low")}))
-    scenario.request("holder", CARD_MIB, service="ollama")
-    scenario.request("a", 8_192, priority="high")
-    scenario.happens(SchedulerElected("second", "0", 1, "log-2", LogLost(scenario.entries[-1].id, 7)))
-    held = LeaseReasserted(padded("a"), "imajin", NODE, "cuda:0", ["cuda:0"], 8_192, "low", "held", scenario.now_ms, 1)
-    scenario.says(held)
-    assert lease_rows(scenario.state)[padded("a")].priority == "low"
-
-
-# ---------------------------------------------------------------- what is inside a guarantee
-
-
-def guaranteed(*leases: tuple[str, int, bool], guarantee_mib: int = 8_192) -> list[str]:
-    """Which of the leases (name, MiB, preemptible) are protected."""
-    scenario = Scenario(4 * CARD_MIB)
-    scenario.happens(policy(services={"imajin": ServiceRules(guarantee_mib=guarantee_mib)}))
-    for name, vram_mib, preemptible in leases:
-        scenario.request(name, vram_mib, preemptible=preemptible)
-    leased = list(scenario.state.ledger.leases.values())
-    answer = [each.request.lease_id.rstrip("_") for each in leased if quotas.protects(scenario.state, each)]
-    restored = snapshot.load(snapshot.dump(scenario.state))
-    assert answer == [i.rstrip("_") for i, each in restored.ledger.leases.items() if quotas.protects(restored, each)]
-    return answer
-
-
-def test_only_what_is_not_preemptible_and_inside_the_guarantee_is_protected():
-    assert guaranteed(("a", 8_192, True)) == []
-    assert guaranteed(("a", 8_192, False)) == ["a"]
-    assert guaranteed(("a", 8_193, False)) == []
-    assert guaranteed(("a", 8_192, False), guarantee_mib=0) == []
-
-
-def test_the_guarantee_goes_to_the_oldest_and_what_it_does_not_cover_is_passed_over():
-    assert guaranteed(("a", 4_096, False), ("b", 8_192, False), ("c", 4_096, False)) == ["a", "c"]
-    assert guaranteed(("a", 8_192, True), ("b", 8_192, False), ("c", 1, False)) == ["b"]
-
-
-def test_without_a_policy_for_a_service_nothing_of_it_is_protected():
-    scenario = Scenario(CARD_MIB)
-    scenario.request("a", 1_000, preemptible=False)
-    assert not quotas.protects(scenario.state, scenario.state.ledger.leases[padded("a")])
-
-
-def test_a_lease_that_is_asked_back_or_over_uses_up_no_guarantee():
-    scenario = Scenario(CARD_MIB)
-    scenario.happens(replace(policy(5_000, services={"imajin": ServiceRules(guarantee_mib=8_192)})))
-    scenario.request("a", 8_192, preemptible=False)
-    scenario.request("b", 8_192, preemptible=False)
-    a, b = (scenario.state.ledger.leases[padded(name)] for name in "ab")
-    assert quotas.protects(scenario.state, a)
-    assert not quotas.protects(scenario.state, b)
-    scenario.revoke("a", grace_ms=1_000)
-    assert not quotas.protects(scenario.state, a)
-    assert quotas.protects(scenario.state, b)
-    assert scenario.tick(1_000) == ["ended a: revoked, reclaiming"]
-    assert quotas.protects(scenario.state, b)
 
 
 # ---------------------------------------------------------------- restore at any event
