@@ -96,6 +96,7 @@ def _note_ended(desk: Desk, lease_id: str, *, is_done: bool) -> None:
 
 def _over(desk: Desk, reply: Reply) -> None:
     desk.leaving.pop(reply.lease_id, None)
+    desk.given_up.pop(reply.lease_id, None)
     desk.unwanted.pop(reply.lease_id, None)
     if reply.reason == "session_lost" and reply.session is not None:
         _lose_session(desk, reply.session)

@@ -152,9 +152,9 @@ class GPUBoss:
     async def release(self, lease: Lease | str) -> None:
         """Give a lease back, or take a request back, by itself or by its id.
 
-        Twice is as good as once. A lease that was lost needs no release, but where its client gave it up because it
-        heard nothing from Redis, or the log is lost that had ended it, its VRAM comes back sooner with one. Returns
-        when Redis has it; where Redis does not answer for some seconds, it is delivered once it does.
+        Twice is as good as once. A lease that was lost needs no release, but where its client gave it up because its
+        time was over or nothing was heard from Redis, or the log is lost that had ended it, its VRAM comes back sooner
+        with one. Returns when Redis has it; where Redis does not answer for some seconds, it is delivered once it does.
         """
         lease_id = lease_id_of(lease)
         if not self._config.gpu.enabled or (isinstance(lease, Lease) and lease.is_released):

@@ -145,10 +145,8 @@ class Session:
         if self.desk.session in self.heartbeat.sessions:
             self.desk.renew_session()
         self._missed_answers = True  # grants are passed over until a beat is taken
-        # Not released yet: that would hand its memory on before whoever uses it has unloaded.
-        for lease_id in self.desk.lose_all("session_lost"):
-            self.desk.leave(lease_id)
-            self.desk.given_up[lease_id] = None
+        for lease_id in list(self.desk.held):
+            self.desk.give_up(lease_id, "session_lost")
         self.heartbeat.follow()
 
     def _on_read(self, unwanted: list[str]) -> None:

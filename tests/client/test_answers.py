@@ -209,6 +209,18 @@ def test_a_renewal_moves_the_end(clerk: Clerk) -> None:
     assert not lease.is_lost
 
 
+def test_what_ended_by_itself_and_is_granted_again_is_not_given_back_while_it_may_be_in_use(clerk: Clerk) -> None:
+    lease = clerk.hold("lease-01", expires_at_ms=12_000, now_ms=10_000)
+    clerk.desk.expire(NOW_S + 2)
+    assert lease.lost_reason == "expired"
+    clerk.grant("lease-01", expires_at_ms=12_000, now_ms=10_000)  # the answer to a question that was repeated before
+    assert settle(clerk.desk) == []
+    assert list(clerk.desk.given_up) == ["lease-01"]
+    clerk.hear("LeaseEnded", lease_id="lease-01", reason="expired")
+    assert not clerk.desk.given_up
+    assert clerk.desk.is_empty
+
+
 def test_a_grant_read_late_is_corrected_by_its_repetition(clerk: Clerk) -> None:
     clerk.hold("lease-01", now_ms=50_000, expires_at_ms=52_000)
     clerk.grant("lease-01", now_ms=51_500, expires_at_ms=52_000)

@@ -26,8 +26,7 @@ def test_everything_open_is_repeated_as_it_was_asked(clerk: Clerk) -> None:
 
 def test_what_was_given_up_is_not_released_before_its_user_says_so(clerk: Clerk) -> None:
     clerk.hold("lease-01")
-    clerk.desk.leave("lease-01")
-    clerk.desk.given_up["lease-01"] = None
+    clerk.desk.give_up("lease-01", "session_lost")
     assert list(repetitions(clerk.desk)) == []
     assert list(reassertions(clerk.desk)) == []
 
