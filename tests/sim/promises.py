@@ -42,6 +42,7 @@ class Promises:
         self._reasserted: dict[str, str] = {}  # entry -> the lease that was charged because of it
         self._fence = 0
         self._has_gap = has_gap
+        self._granted_in_gap: dict[str, None] = {}
         self.is_cut = False  # what is read stands before a loss of which no election in it tells
         self._moved = moved
         self.jumps = 0
@@ -70,6 +71,7 @@ class Promises:
                 self._moved.add(fields[3])
             if not self._is_next(kind, data):
                 if fields[3] in self._moved:
+                    self._take_back(data.get("lease_id"))
                     return
                 self._blame(
                     f"S5: {entry_id} {kind} was written as {data.get('epoch')}/{data.get('seq')} behind "
@@ -84,6 +86,12 @@ class Promises:
     def not_given_back(self) -> list[str]:
         """What was asked back and has no end, as far as that is known."""
         return list(self._yielding) if self._chain == (self.epoch, self.seq) else []
+
+    def _take_back(self, lease_id: str | None) -> None:
+        """What was found behind a gap moved, and is no decision there: what it granted was not."""
+        if lease_id in self._granted_in_gap:
+            del self._granted_in_gap[lease_id]
+            self._charges.pop(lease_id, None)
 
     def _take_chained(self, kind: str, data: dict[str, Any]) -> None:
         """What stands in the log without a gap before it is known to whoever reads it, after a loss too."""
@@ -143,7 +151,9 @@ class Promises:
         self._fence = data["fence"]
         devices = tuple(f"{data['node']}/{name}" for name in data["devices"])
         self._charges[lease_id] = Charge(data["service"], devices, data["vram_mib"])
-        if not self._has_gap:
+        if self._has_gap:
+            self._granted_in_gap[lease_id] = None
+        else:
             self._check_lent(entry_id, devices)
             self._check_limit(entry_id, data["service"])
 

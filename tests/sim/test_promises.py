@@ -41,6 +41,26 @@ def test_what_stands_behind_a_gap_nobody_knows_after_a_loss(seq: int) -> None:
     assert list(promises._over) == (["a"] if seq == 2 else [])
 
 
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_grant_behind_a_gap_that_moves_to_behind_the_election_was_none(moves: bool) -> None:
+    problems: list[str] = []
+    promises = Promises(problems.append, set(), set(), has_gap=True)
+    grant = granted("lost", 6_000, 1)
+    stale = grant[0], grant[1] | {"epoch": 1, "seq": 7}
+    anew = LOST[0], LOST[1] | {"epoch": 2, "seq": 1}
+    device = DEVICE[0], DEVICE[1] | {"epoch": 2, "seq": 2}
+    other = granted("other", 6_000, 11)
+    for kind, data in (
+        stale,
+        anew,
+        device,
+        *((stale,) if moves else ()),
+        (other[0], other[1] | {"epoch": 2, "seq": 3}),
+    ):
+        promises.take("1-0", [b"type", kind.encode(), b"data", json.dumps(data).encode()])
+    assert problems == ([] if moves else ["S1: 1-0 promises 12000 MiB on node/cuda:0, which has 10000"])
+
+
 TOTAL_MIB = 10_000
 DEVICE: tuple[str, dict[str, Any]] = (
     "DeviceObserved",
