@@ -200,6 +200,7 @@ class World:
         """The server is gone for a while; meanwhile `what` becomes of its data."""
         if not self.host.is_up:
             return False
+        self._leader_died_us = None  # a replica that takes over was counted when it began to lag
         self.host.go_down()
         what()
         if loses:
