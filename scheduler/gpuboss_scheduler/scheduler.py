@@ -290,8 +290,10 @@ def _deleted_unread(seen: Seen, log: LogReader) -> Known | None:
 
 
 def _known(seen: Seen) -> Known | None:
-    """What the hash says of the log; None where it, which anybody can write, does not."""
+    """What the hash says of the log; None where it, which anybody can write, does not. The entry that was decided last
+    and the one that the leader knew last have to be there both: the later may have been written into an emptied log."""
     if not (is_id(seen.cursor) and seen.epoch.isdecimal() and seen.incarnation):
         return None
-    last_id = max(seen.cursor, seen.last_id if is_id(seen.last_id) else "0-0", key=parse_id)
-    return Known(seen.incarnation, int(seen.epoch), last_id, int(seen.fence) if seen.fence.isdecimal() else 0)
+    fence = int(seen.fence) if seen.fence.isdecimal() else 0
+    before_id, last_id = sorted([seen.cursor, seen.last_id if is_id(seen.last_id) else "0-0"], key=parse_id)
+    return Known(seen.incarnation, int(seen.epoch), last_id, fence, "" if before_id in ("0-0", last_id) else before_id)

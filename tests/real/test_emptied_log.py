@@ -37,3 +37,23 @@ def test_who_never_saw_it_is_told_by_the_hash_how_far_it_went(server: RealServer
         assert "entries of the log are gone" in second.stderr
         assert view.of_type("SchedulerElected")[-1].data["lost"] is not None
         assert view.of_type("LeaseGranted") == []
+
+
+def test_what_its_leader_still_decided_there_hides_from_nobody_how_far_it_went(
+    server: RealServer, view: RedisView
+) -> None:
+    with SchedulerProcess(server.url) as first:
+        first.wait_leading()
+        Service(view, "worker").lease(8192)
+        with view.client.pipeline() as emptied:  # between two beats, as nearly always
+            emptied.xtrim(view.key("events"), maxlen=0, approximate=False)
+            emptied.delete(view.key("snapshot"))
+            emptied.xadd(view.key("events"), {"type": "LeaseReleased", "data": '{"lease_id":"lease-x","service":"w"}'})
+            emptied.execute()
+        view.wait_entry("EventRejected")
+        first.kill()
+    with SchedulerProcess(server.url) as second:
+        second.wait_leading()
+        assert "entries of the log are gone" in first.stderr + second.stderr
+        assert any(elected.data.get("lost") for elected in view.of_type("SchedulerElected"))
+    view.client.delete(view.key("events"))  # what was decided in the emptied log stands in it, and counts for nothing
