@@ -62,9 +62,9 @@ def _granted(desk: Desk, reply: Reply, now_s: float) -> None:
         desk.hold(held)
         _note_end(desk, held, reply, now_s)
         waiting.tell(held.lease)
+    elif held is not None:  # granted anew by a log that forgot the first grant: what we use is not what it lends
+        desk.give_up(lease_id, "revoked")
     else:
-        if held is not None:  # granted anew by a log that forgot the first grant: what we use is not what it lends
-            desk.lose(lease_id, "revoked")
         desk.unwanted[lease_id] = None
 
 

@@ -128,11 +128,14 @@ def test_a_grant_repeated_changes_nothing(clerk: Clerk) -> None:
     assert clerk.told["lease-01"] == [lease]
 
 
-def test_a_second_grant_by_a_log_that_forgot_the_first_is_given_back_and_the_lease_lost(clerk: Clerk) -> None:
+def test_what_a_log_that_forgot_it_grants_anew_is_lost_and_given_back_once_unused(
+    clerk: Clerk,
+) -> None:
     lease = clerk.hold("lease-01", fence=7)
     clerk.grant("lease-01", device="cuda:1", fence=8)
     assert lease.lost_reason == "revoked"
-    assert settle(clerk.desk) == ["lease-01"]
+    assert settle(clerk.desk) == [], "it may be on the same device, where we still are"
+    assert list(clerk.desk.given_up) == ["lease-01"]
 
 
 @pytest.mark.parametrize("reason", ["unknown_lease", "not_owner"])
