@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from gpuboss.core.state import State
 from gpuboss.core.stream_ids import is_later
 from gpuboss.events import ClockTicked
-from gpuboss_scheduler.clock import LogClock
+from gpuboss_scheduler.clock import JUMP_MS, LogClock
 from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.lease_facts import LeaseFacts
 from gpuboss_scheduler.projections import deleted_leases, refresh_queue, repair_devices, repair_queue
 from gpuboss_scheduler.reign import BEAT_S, Reign
 from gpuboss_scheduler.retention import Retention
-from gpuboss_scheduler.scripts import Deposed
+from gpuboss_scheduler.scripts import ClockAhead, Deposed
 from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
 from gpuboss_scheduler.snapshots import Snapshots
 
@@ -107,15 +107,25 @@ class Chores:
 
     def _next_deadline_ms(self) -> int | None:
         """The first deadline for which a tick has to be appended: timers fire nowhere else. None where the tick that
-        fires it is on its way. One that was read has fired what was set then; what was set behind it may be due from
-        before: who reasserts a lease tells when it ends."""
+        fires it is on its way, or a jump of the clock, which moves it. One that was read has fired what was set then;
+        what was set behind it may be due from before: who reasserts a lease tells when it ends."""
         timer, ticked_ms = self._state.next_timer(), self._ticked_ms
-        if timer is None or timer.deadline_ms <= ticked_ms > self._state.ticked_ms:
+        if self._reign.jump_seq > self._state.seq or timer is None:
+            return None
+        if timer.deadline_ms <= ticked_ms > self._state.ticked_ms:
             return None
         return timer.deadline_ms
 
     def _append_tick(self, now_ms: int) -> None:
-        self._tick_id = self._reign.append([ClockTicked(now_ms=now_ms)])
+        """Append a tick. Its id counts as well: where the server's clock jumped forward it would fire all that is due
+        until there. So then the jump is told instead, which nothing that was read shows yet."""
+        jumped_from_ms = now_ms + JUMP_MS
+        try:
+            self._tick_id = self._reign.append([ClockTicked(now_ms=now_ms)], latest_ms=jumped_from_ms)
+        except ClockAhead as ahead:
+            if jumped_ms := self._clock.see(ahead.server_ms):
+                self._reign.tell_jump(jumped_from_ms, jumped_ms)
+            return
         self._ticked_ms = now_ms
         failpoint("tick-appended")
 

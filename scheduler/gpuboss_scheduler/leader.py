@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from gpuboss.core.machine import entry_ms, step
 from gpuboss.core.state import State
-from gpuboss.events import ClockJumped
 from gpuboss.log import LogReader
 from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import LogClock
@@ -152,6 +151,6 @@ class Leader:
         if jumped_ms:
             # Several entries from behind the jump may have been read at once: what the first of them set is right.
             from_ms = read_ms if jumped_at_ms is None else jumped_at_ms
-            self._reign.append([ClockJumped(from_id=f"{from_ms}-0", delta_ms=jumped_ms)])
+            self._reign.tell_jump(from_ms, jumped_ms)
         elif self._clock.is_behind and self._chores.has_deadlines() and (stood_ms := self._clock.stood(now_ms)):
-            self._reign.append([ClockJumped(from_id=f"{now_ms}-0", delta_ms=-stood_ms)])
+            self._reign.tell_jump(now_ms, -stood_ms)

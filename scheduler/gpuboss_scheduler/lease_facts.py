@@ -34,6 +34,8 @@ class LeaseFacts:
         """Give VRAM back whose lease ended uncleanly, once an operator vouches for it, or the lock delay has passed
         (`now_ms` is the log's time)."""
         ledger = self._state.ledger
+        if self._reign.jump_seq > self._state.seq:
+            return  # when its lease ended has not moved along yet
         if not any(device.reclaiming_mib for device in ledger.devices.values()):
             return
         due_ms = now_ms - self._state.policy.lock_delay_ms

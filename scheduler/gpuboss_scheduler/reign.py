@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gpuboss.events import Event
+from gpuboss.events import ClockJumped, Event
 from gpuboss.keys import Keys
 from gpuboss_scheduler.scripts import Deposed, Script
 
@@ -38,20 +38,29 @@ class Reign:
         self.keys = keys
         self.epoch = epoch
         self.seq = seq
+        self.jump_seq = 0  # the number of the last jump of the clock that was told
         self.fence = 0  # the highest that was granted, as far as the last beat was told
         self.recovering_until_ms: int | None = None
         self.trouble = ""  # what people should know is wrong
         self.last_id = last_id  # an entry of which it is known that the log holds it
         self.read_through = last_id  # what is deleted through this one was read before, or is known to be gone
 
-    def append(self, facts: Sequence[Event]) -> str:
-        """Append facts to the log; returns the id of the last. There must be at least one."""
-        arguments: list[str | bytes | int] = [self.epoch, self.seq, self.seq + len(facts)]
+    def append(self, facts: Sequence[Event], *, latest_ms: int | None = None) -> str:
+        """Append facts to the log; returns the id of the last. There must be at least one. Raises `ClockAhead`, and
+        appends nothing, where the server's clock shows more than `latest_ms`."""
+        latest = "" if latest_ms is None else latest_ms
+        arguments: list[str | bytes | int] = [self.epoch, self.seq, self.seq + len(facts), latest]
         for number, fact in enumerate(facts, start=1):
             arguments += [type(fact).__name__, stamped(fact, self.epoch, self.seq + number)]
         (last_id,) = _append(self.client, [self.keys.scheduler, self.keys.events], arguments)
         self.seq += len(facts)
         return str(last_id.decode())
+
+    def tell_jump(self, from_ms: int, delta_ms: int) -> None:
+        """The server's clock jumped: what was set before `from_ms` moves. Until that is read back nobody can say by the
+        log's clock what is due."""
+        self.append([ClockJumped(from_id=f"{from_ms}-0", delta_ms=delta_ms)])
+        self.jump_seq = self.seq
 
     def beat(self) -> tuple[int, str]:
         """Say that the leader is alive; returns the server's time in ms, and the highest entry that was ever deleted.

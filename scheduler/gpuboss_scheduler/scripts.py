@@ -13,6 +13,14 @@ class Deposed(Exception):
     """Another scheduler leads: this one may write nothing more, and stands by."""
 
 
+class ClockAhead(Exception):
+    """The server's clock shows `server_ms`, later than what was to be written may stand in the log: it was not."""
+
+    def __init__(self, server_ms: int) -> None:
+        super().__init__(f"the server's clock shows {server_ms}")
+        self.server_ms = server_ms
+
+
 class Script:
     """One script, called by its SHA and loaded again where the server does not know it (it forgets at restart)."""
 
@@ -23,7 +31,7 @@ class Script:
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: redis.Redis, keys: list[str], arguments: list[Any]) -> list[Any]:
-        """Run it. Raises `Deposed` where it finds another epoch than the caller's."""
+        """Run it. Raises `Deposed` where it finds another epoch than the caller's, and `ClockAhead`."""
         from redis.exceptions import NoScriptError
 
         try:
@@ -34,7 +42,9 @@ class Script:
 
 
 def check(answer: list[Any]) -> list[Any]:
-    """The answer of a script without its status. Raises `Deposed`."""
+    """The answer of a script without its status. Raises `Deposed` and `ClockAhead`."""
     if answer[0] in (b"FENCED", b"STALE", b"LOST"):
         raise Deposed(b" ".join(answer).decode())
+    if answer[0] == b"AHEAD":
+        raise ClockAhead(int(answer[1]))
     return answer[1:]

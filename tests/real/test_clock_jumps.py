@@ -12,8 +12,10 @@ import pytest
 from gpuboss.connection import connect
 from gpuboss.keys import Keys
 from gpuboss_scheduler.clock import BEHIND_MS, STOOD_MS, LogClock
+from gpuboss_scheduler.lease_facts import LeaseFacts
 from gpuboss_scheduler.reign import Reign
 from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
+from tests.core.scenario import Scenario
 from tests.real.false_clock import NOT_HERE, FalseClock, library
 from tests.real.log_check import faults_of
 from tests.real.redis_view import Entry, RedisView, Service
@@ -157,7 +159,38 @@ def test_nothing_is_due_early_where_the_clock_jumped_while_nobody_led(
             assert abs(jumped.data["delta_ms"] - HOUR_S * 1000) < 1_000
 
 
+@needs_library
+def test_a_tick_that_would_be_the_first_to_stand_behind_a_jump_fires_nothing_early(
+    view: RedisView, clock: FalseClock, scheduler: SchedulerProcess
+) -> None:
+    service = Service(view, "service")
+    began_s = time.monotonic()
+    soon, late = service.lease(1_000, ttl_ms=3_000), service.lease(1_000, ttl_ms=6_000)
+    jump(clock, view, HOUR_S)
+    assert_on_time(ended_after_s(service, soon, began_s), 3.0)
+    assert_on_time(ended_after_s(service, late, began_s), 6.0)
+    assert len(view.of_type("ClockJumped")) == 1
+
+
 # ---------------------------------------------------------------- the rules behind it
+
+
+def test_no_memory_is_back_by_a_clock_whose_jump_is_on_its_way(server: RealServer) -> None:
+    scenario = Scenario(24_576, lock_delay_ms=5_000)
+    scenario.request("held", 1_000)
+    scenario.revoke("held")
+    with server.client() as client, closing(connect(server.url)) as own:
+        state, keys = scenario.state, Keys()
+        client.hset(keys.scheduler, mapping={"epoch": state.epoch, "seq": state.seq})
+        reign = Reign(own, keys, state.epoch, state.seq, "0-0")
+        facts = LeaseFacts(reign, state)
+        reign.tell_jump(state.now_ms + 1, HOUR_S * 1000)
+        facts.reclaim(state.now_ms + HOUR_S * 1000)
+        assert client.xlen(keys.events) == 1, "the jump alone"
+        state.seq += 1
+        facts.reclaim(state.now_ms + HOUR_S * 1000)
+        assert client.xlen(keys.events) == 2
+        client.delete(keys.events)  # nobody led it
 
 
 def test_a_clock_that_was_put_back_stands_until_something_happens() -> None:

@@ -68,7 +68,9 @@ class DrawnScripts:
 
     def _append(self) -> list[Word]:
         epoch, seq = self._known("epoch"), self._known("seq")
-        return self._call("append", ("scheduler", "events"), epoch, seq, self.random.randint(1, 99), *self._facts(3))
+        latest_ms = self.random.choice(("", "", 1, 10**14))
+        said = epoch, seq, self.random.randint(1, 99), latest_ms
+        return self._call("append", ("scheduler", "events"), *said, *self._facts(3))
 
     def _beat(self) -> list[Word]:
         lease, until = self.random.choice(("1500", "0")), self.random.choice(("", "1700000000000"))

@@ -310,7 +310,8 @@ def _write_as_deposed(world: World) -> bool:
 
     fact = b'{"now_ms":1,"epoch":1,"seq":1}'
     old = b"%d" % (int(epoch) - 1)
-    world.host.ask(b"EVAL", reign._append.text.encode(), b"2", SCHEDULER, EVENTS, old, b"0", b"1", b"ClockTicked", fact)
+    words = old, b"0", b"1", b"", b"ClockTicked", fact
+    world.host.ask(b"EVAL", reign._append.text.encode(), b"2", SCHEDULER, EVENTS, *words)
     return True
 
 
