@@ -78,4 +78,5 @@ def test_a_guard_that_is_switched_off_is_missed(guard: str, seeds: range) -> Non
 
 def test_what_processes_rely_on_is_judged_beside_what_they_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cards, "_check_used", lambda cards, devices: None)
-    assert "are trusted by service-0.0.1/" in World(24, Guards("self-fence")).run().problems[0]
+    worlds = (World(seed, Guards("self-fence")).run() for seed in range(30))
+    assert any("are trusted by service-" in problem for world in worlds for problem in world.problems)
