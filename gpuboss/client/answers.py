@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpuboss.client.desk import Answer, Desk, Held
+from gpuboss.client.desk import Answer, Desk, Held, give_up
 from gpuboss.client.lease import granted
 from gpuboss.client.replies import Reply, log_id
 from gpuboss.errors import LeaseDenied, LeaseImpossible, LeaseLost, LeaseTimeout
@@ -63,7 +63,7 @@ def _granted(desk: Desk, reply: Reply, now_s: float) -> None:
         _note_end(desk, held, reply, now_s)
         waiting.tell(held.lease)
     elif held is not None:  # granted anew by a log that forgot the first grant: what we use is not what it lends
-        desk.give_up(lease_id, "revoked")
+        give_up(desk, lease_id, "revoked")
     else:
         desk.unwanted[lease_id] = None
 

@@ -115,13 +115,6 @@ class Desk:
             ask.tell(LeaseLost(lease_id, reason))
         held.lease.lose(reason)
 
-    def give_up(self, lease_id: str, reason: str) -> None:
-        """We stop relying on a lease by ourselves. It is not released yet: that would hand its memory on before whoever
-        uses it has unloaded."""
-        self.lose(lease_id, reason)
-        self.leave(lease_id)
-        self.given_up[lease_id] = None
-
     def lose_all(self, reason: str) -> list[str]:
         """All leases are over, whatever others think of them; returns the ids, which are to be taken back."""
         lease_ids = list(self.held)
@@ -148,7 +141,7 @@ class Desk:
     def expire(self, now_s: float) -> None:
         """Give up what has ended by itself."""
         while (ends_at_s := self.next_expiry_s()) is not None and ends_at_s <= now_s:
-            self.give_up(heapq.heappop(self._expiries)[1], "expired")
+            give_up(self, heapq.heappop(self._expiries)[1], "expired")
 
     def fail_waiting(self, reason: GPUBossError) -> list[str]:
         """Tell all who wait that they wait in vain; returns the ids, which are to be taken back."""
@@ -157,6 +150,14 @@ class Desk:
             self.leave(lease_id)
             waiting.tell(reason)
         return [lease_id for lease_id, _ in failed]
+
+
+def give_up(desk: Desk, lease_id: str, reason: str) -> None:
+    """We stop relying on a lease by ourselves. It is not released yet: that would hand its memory on before whoever
+    uses it has unloaded."""
+    desk.lose(lease_id, reason)
+    desk.leave(lease_id)
+    desk.given_up[lease_id] = None
 
 
 def sessions_in_use(desk: Desk) -> list[str]:

@@ -12,7 +12,7 @@ from functools import partial
 
 import anyio
 
-from gpuboss.client.desk import Desk, reassertions, repetitions
+from gpuboss.client.desk import Desk, give_up, reassertions, repetitions
 from gpuboss.client.goodbye import say_goodbye
 from gpuboss.client.heartbeat import Heartbeat
 from gpuboss.client.link import Link, LinkLost, Refused
@@ -146,7 +146,7 @@ class Session:
             self.desk.renew_session()
         self._missed_answers = True  # grants are passed over until a beat is taken
         for lease_id in list(self.desk.held):
-            self.desk.give_up(lease_id, "session_lost")
+            give_up(self.desk, lease_id, "session_lost")
         self.heartbeat.follow()
 
     def _on_read(self, unwanted: list[str]) -> None:

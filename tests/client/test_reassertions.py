@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from gpuboss.client.answers import ENDED_MAX, settle
-from gpuboss.client.desk import Ask, reassertions, repetitions
+from gpuboss.client.desk import Ask, give_up, reassertions, repetitions
 from gpuboss.client.link import encoded
 from gpuboss.core.door import read_event
 from gpuboss.errors import GPUBossError, LeaseLost
@@ -26,7 +26,7 @@ def test_everything_open_is_repeated_as_it_was_asked(clerk: Clerk) -> None:
 
 def test_what_was_given_up_is_not_released_before_its_user_says_so(clerk: Clerk) -> None:
     clerk.hold("lease-01")
-    clerk.desk.give_up("lease-01", "session_lost")
+    give_up(clerk.desk, "lease-01", "session_lost")
     assert list(repetitions(clerk.desk)) == []
     assert list(reassertions(clerk.desk)) == []
 

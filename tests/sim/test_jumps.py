@@ -24,7 +24,9 @@ def said_after_reading(*at_ms: int) -> list[ClockJumped]:
     """What a leader appends, by whose clock it is `BEGAN_MS`, once it has read entries of these times at once."""
     said: list[ClockJumped] = []
     others: Any = SimpleNamespace(
-        keys=Keys(), append=said.extend, snapshots=SimpleNamespace(count=lambda entries: None)
+        keys=Keys(),
+        tell_jump=lambda from_ms, delta_ms: said.append(ClockJumped(from_id=f"{from_ms}-0", delta_ms=delta_ms)),
+        snapshots=SimpleNamespace(count=lambda entries: None),
     )
     leader = Leader(others, others, State(), others, "0-0", LogClock(BEGAN_MS, lambda: 0.0), others)
     leader._decide([(b"%d-0" % ms, [b"type", b"Nonsense", b"data", b"{}"]) for ms in at_ms])
