@@ -16,6 +16,8 @@ from typing import NamedTuple
 from tests.sim.guards import Guards
 from tests.sim.world import World
 
+SEEDS_OF_WORKERS = 1_000  # each world leaves a little behind in its process, which grows slow
+
 
 class Outcome(NamedTuple):
     """What became of one seed."""
@@ -58,13 +60,20 @@ def run_seeds(
     if jobs == 1:
         yield from (run_seed(seed, without, is_short=is_short) for seed in seeds)
         return
+    left = iter(seeds)
+    while part := list(islice(left, SEEDS_OF_WORKERS)):
+        yield from _run_part(part, jobs, without, is_short)
+
+
+def _run_part(part: list[int], jobs: int, without: str | None, is_short: bool) -> Generator[Outcome, None, None]:
+    """Seeds in worker processes of their own."""
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _obey_the_parent) as pool:
 
         def begin(seed: int) -> Future[Outcome]:
             return pool.submit(run_seed, seed, without, is_short=is_short)
 
         try:
-            left = iter(seeds)
+            left = iter(part)
             planned = {begin(seed) for seed in islice(left, 4 * jobs)}
             while planned:
                 done, planned = wait(planned, return_when=FIRST_COMPLETED)
