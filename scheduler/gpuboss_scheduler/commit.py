@@ -13,6 +13,7 @@ from gpuboss.core.projections import device_row, lease_row, queue_row
 from gpuboss.core.state import State, Told, Turn
 from gpuboss.keys import Keys
 from gpuboss_scheduler.readback import Raw
+from gpuboss_scheduler.reign import Reign
 from gpuboss_scheduler.scripts import Script
 
 REPLIES_LIVE_MS = 24 * 60 * 60 * 1000  # an unused reply stream goes after as long as ended leases are remembered
@@ -110,7 +111,7 @@ class Batch:
         """Whether there is nothing to commit."""
         return not (self.told or self._lease_ids or self._devices)
 
-    def commit(self, state: State, shown: Shown, *, epoch: int, seq: int, cursor: str, behind: str | None) -> Commit:
+    def commit(self, state: State, shown: Shown, *, reign: Reign, seq: int, cursor: str, behind: str | None) -> Commit:
         """The call of the script. `seq`: of the last entry that this reign wrote; `cursor`: where it stands now;
         `behind`: the id of the last entry that was read, if the decisions may get the ids that follow it: nothing
         needs to be read back then, if nobody else wrote meanwhile. None: they get ids of their own time."""
@@ -129,7 +130,7 @@ class Batch:
                 if kind != logged:
                     logged = kind
                     log.append(("log", [kind]))
-                log[-1][1].append(b'%b,"epoch":%d,"seq":%d}' % (data, epoch, seq))
+                log[-1][1].append(b'%b,"epoch":%d,"seq":%d}' % (data, reign.epoch, seq))
             if address is not None:
                 if (address, kind) != replied:
                     replied = (address, kind)
@@ -143,7 +144,7 @@ class Batch:
         if len(count) > 14:  # more than Lua counts exactly
             ms = count = ""
         last_id = f"{ms}-{int(count) + decisions}" if count else None
-        arguments: list[Argument] = [epoch, cursor, state.last_id, seq, ms, count, last_id or ""]
+        arguments: list[Argument] = [reign.token, cursor, state.last_id, seq, ms, count, last_id or ""]
         arguments += (shown.replies_max, REPLIES_LIVE_MS)
         for what, group in (*log, *replies, *self._rows(state, shown).items()):
             arguments += (what, len(group))

@@ -128,7 +128,7 @@ def claim(
         elected_id, last_id = _claim(client, [keys.scheduler, keys.events, keys.snapshot], arguments)
     except Deposed:
         return None
-    reign = Reign(client, keys, epoch, seq, last_id.decode())
+    reign = Reign(client, keys, epoch, seq, last_id.decode(), about["leader"])
     if missed is None:  # what came in since may have been deleted before anybody read it
         reign.read_through = max(recovered.read_through or "0-0", recovered.deleted_through, key=parse_id)
     return Claim(reign, elected_id.decode(), last_id.decode())

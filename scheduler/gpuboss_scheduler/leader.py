@@ -117,7 +117,7 @@ class Leader:
             seq, cursor = seq + after.decisions, after.cursor
         elif is_last and self._clock.now_ms() - entry_ms(self._read_through) <= FRESH_MS:
             behind = self._read_through
-        commit = batch.commit(self._state, self._shown, epoch=self._reign.epoch, seq=seq, cursor=cursor, behind=behind)
+        commit = batch.commit(self._state, self._shown, reign=self._reign, seq=seq, cursor=cursor, behind=behind)
         failpoint("commit-built")
         return commit
 

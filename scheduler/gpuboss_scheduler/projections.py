@@ -93,7 +93,7 @@ def _write(reign: Reign, key: str, gone: Iterable[str], rows: Mapping[str, Any])
     names = [name.encode("utf-8", "surrogateescape") for name in sorted(gone)]  # of a set: the same in every run
     if not names and not rows:
         return
-    arguments: list[str | bytes | int] = [reign.epoch, len(names), *names]
+    arguments: list[str | bytes | int] = [reign.token, len(names), *names]
     for name, row in rows.items():
         arguments += [name, msgspec.json.encode(row)]
     _project(reign.client, [reign.keys.scheduler, key], arguments)

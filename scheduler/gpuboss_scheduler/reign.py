@@ -33,10 +33,13 @@ def stamped(event: Event, epoch: int, seq: int) -> bytes:
 class Reign:
     """The right to write. Every write checks on the server that it still holds, and raises `Deposed` if not."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, epoch: int, seq: int, last_id: str) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, epoch: int, seq: int, last_id: str, leader: str = "") -> None:
+        """`leader`: who leads, as the hash says; empty if it does not."""
         self.client = client
         self.keys = keys
         self.epoch = epoch
+        # An epoch alone may be another's as well: of two who lead one after the other on servers that lost everything.
+        self.token = f"{epoch} {leader}" if leader else str(epoch)
         self.seq = seq
         self.jump_seq = 0  # the number of the last jump of the clock that was told
         self.fence = 0  # the highest that was granted, as far as the last beat was told
@@ -49,7 +52,7 @@ class Reign:
         """Append facts to the log; returns the id of the last. There must be at least one. Raises `ClockAhead`, and
         appends nothing, where the server's clock shows more than `latest_ms`."""
         latest = "" if latest_ms is None else latest_ms
-        arguments: list[str | bytes | int] = [self.epoch, self.seq, self.seq + len(facts), latest]
+        arguments: list[str | bytes | int] = [self.token, self.seq, self.seq + len(facts), latest]
         for number, fact in enumerate(facts, start=1):
             arguments += [type(fact).__name__, stamped(fact, self.epoch, self.seq + number)]
         (last_id,) = _append(self.client, [self.keys.scheduler, self.keys.events], arguments)
@@ -73,7 +76,7 @@ class Reign:
     def _beat(self, leadership_ms: int) -> list[Any]:
         until_ms = "" if self.recovering_until_ms is None else self.recovering_until_ms
         keys = [self.keys.scheduler, self.keys.events]
-        said = [self.epoch, leadership_ms, self.fence, until_ms, self.last_id, self.trouble, self.read_through]
+        said = [self.token, leadership_ms, self.fence, until_ms, self.last_id, self.trouble, self.read_through]
         return _beat(self.client, keys, said)
 
     @contextmanager

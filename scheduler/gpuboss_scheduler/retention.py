@@ -172,7 +172,7 @@ class Retention:
         self._beat()
         keys, run = self._reign.keys, self._run
         stays = [self._snapshots.last_id, self._state.last_id, _next_id(run.through)]
-        arguments = [self._reign.epoch, *stays, run.through]
+        arguments = [self._reign.token, *stays, run.through]
         (gone,) = _trim(self._reign.client, [keys.scheduler, keys.events, keys.snapshot], arguments)
         if gone == b"":  # somebody deleted or changed the snapshot
             self._snapshots.last_id = ""

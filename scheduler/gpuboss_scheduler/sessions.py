@@ -74,11 +74,11 @@ def lose_silent_sessions(reign: Reign, members: Iterable[str], session_ttl_ms: i
     """
     keys, ours = reign.keys, dict.fromkeys(members)
     asked_s = time.monotonic()
-    known = [reign.epoch, session_ttl_ms, trust.latest_ms()]
+    known = [reign.token, session_ttl_ms, trust.latest_ms()]
     past = _sessions(reign.client, [keys.scheduler, keys.sessions], [*known, *ours])
     if not past or time.monotonic() - asked_s > STALL_S:
         return 0
-    arguments: list[str | bytes | int] = [reign.epoch, reign.seq]
+    arguments: list[str | bytes | int] = [reign.token, reign.seq]
     for member in past:
         arguments += [member, *_fact(reign, member.decode("utf-8", "replace"), ours)]
     seq, _ = _lose_sessions(reign.client, [keys.scheduler, keys.events, keys.sessions], arguments)

@@ -62,7 +62,7 @@ class Snapshots:
             dumped = snapshot.dump(state)
             digest = snapshot.digest(dumped)
             taken = SnapshotTaken(through=state.last_id, inputs=state.inputs.hex(), state=digest)
-            arguments = [reign.epoch, reign.seq, reign.seq + 1, stamped(taken, reign.epoch, reign.seq + 1)]
+            arguments = [reign.token, reign.seq, reign.seq + 1, stamped(taken, reign.epoch, reign.seq + 1)]
             _snapshot(reign.client, keys, [*arguments, state.last_id, CORE_VERSION, digest, dumped])
         reign.seq += 1
         self.last_id = state.last_id

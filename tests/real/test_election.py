@@ -7,9 +7,13 @@ import signal
 import threading
 import time
 
+import pytest
+
 from gpuboss.connection import connect
+from gpuboss.events import ClockTicked
 from gpuboss.keys import Keys
 from gpuboss_scheduler.reign import Reign
+from gpuboss_scheduler.scripts import Deposed
 from tests.real.one_server import served_by
 from tests.real.redis_view import RedisView, Service
 from tests.real.schedulers import SchedulerProcess, eventually
@@ -149,7 +153,7 @@ def test_what_takes_long_is_not_taken_for_death(server: RealServer, view: RedisV
     beats = set()
     with (
         contextlib.closing(connect(server.url)) as client,
-        Reign(client, Keys(), 1, 0, view.entries()[-1].id).kept_alive(),
+        Reign(client, Keys(), 1, 0, view.entries()[-1].id, view.scheduler()["leader"]).kept_alive(),
     ):
 
         def has_beaten_thrice() -> bool:
@@ -186,3 +190,16 @@ def test_of_many_one_leads(server: RealServer, view: RedisView) -> None:
 
 def leads(scheduler: SchedulerProcess) -> bool:
     return "leading" in scheduler.stderr
+
+
+def test_another_leader_of_the_same_epoch_is_another_all_the_same(server: RealServer) -> None:
+    """Two that lead one after the other on servers that lost everything cannot know of each other's epochs."""
+    with contextlib.closing(connect(server.url)) as client:
+        keys = Keys("twins")
+        client.delete(keys.scheduler, keys.events)
+        client.hset(keys.scheduler, mapping={"epoch": 2, "seq": 0, "leader": "second"})
+        with pytest.raises(Deposed):
+            Reign(client, keys, 2, 0, "0-0", "first").append([ClockTicked(now_ms=1)])
+        Reign(client, keys, 2, 0, "0-0", "second").append([ClockTicked(now_ms=1)])
+        assert client.xlen(keys.events) == 1
+        client.delete(keys.scheduler, keys.events)

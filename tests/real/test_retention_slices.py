@@ -45,7 +45,8 @@ class Trimming:
             self.log.release(f"lease-{number}")
         store(client, self.log)
         self.state = fold(self.log.entries)
-        self.reign = Reign(client, KEYS, self.state.epoch, self.state.seq, self.state.last_id)
+        leader = (client.hget(KEYS.scheduler, "leader") or b"").decode()
+        self.reign = Reign(client, KEYS, self.state.epoch, self.state.seq, self.state.last_id, leader)
         self.snapshots = Snapshots(self.reign, self.state, 10_000)
         self.troubles: list[str] = []
         self.writer = None if folder is None else SegmentWriter(folder, self.state.epoch)
@@ -165,7 +166,7 @@ def trimmed(trimming: Trimming, *, epoch: int = 0, snapshot: str = "", there: st
     state = trimming.state
     keys = [KEYS.scheduler, KEYS.events, KEYS.snapshot]
     through, stays = trimming.ids()[9:11]
-    arguments = [epoch or state.epoch, snapshot or state.last_id, there or state.last_id, stays, through]
+    arguments = [epoch or trimming.reign.token, snapshot or state.last_id, there or state.last_id, stays, through]
     return Script("trim")(trimming.client, keys, arguments)
 
 

@@ -54,6 +54,12 @@ class DrawnScripts:
         found = self._peek("HGET", "scheduler", field)
         return found if isinstance(found, bytes) and self.random.random() < 0.95 else "7"
 
+    def _token(self) -> Word:
+        """Whoever leads by the hash, or, now and then, somebody else."""
+        epoch, leader = self._known("epoch"), self._peek("HGET", "scheduler", "leader")
+        known = epoch if isinstance(epoch, bytes) else str(epoch).encode()
+        return known + b" " + leader if isinstance(leader, bytes) and leader else known
+
     def _facts(self, most: int) -> list[Word]:
         facts: list[Word] = []
         for number in range(self.random.randint(0, most)):
@@ -67,7 +73,7 @@ class DrawnScripts:
         return [word for name in self._some(names) for word in (name, f'{{"row":{self.random.randint(0, 9)}}}')]
 
     def _append(self) -> list[Word]:
-        epoch, seq = self._known("epoch"), self._known("seq")
+        epoch, seq = self._token(), self._known("seq")
         latest_ms = self.random.choice(("", "", 1, 10**14))
         said = epoch, seq, self.random.randint(1, 99), latest_ms
         return self._call("append", ("scheduler", "events"), *said, *self._facts(3))
@@ -76,7 +82,7 @@ class DrawnScripts:
         lease, until = self.random.choice(("1500", "0")), self.random.choice(("", "1700000000000"))
         there = self.random.choice(self._entries() or [b"5-1"])
         trouble = self.random.choice(("", "the archive is full"))
-        said = self._known("epoch"), lease, "3", until, there, trouble, there
+        said = self._token(), lease, "3", until, there, trouble, there
         return self._call("beat", ("scheduler", "events"), *said)
 
     def _claim(self) -> list[Word]:
@@ -98,7 +104,7 @@ class DrawnScripts:
         return found if isinstance(found, bytes) else ""
 
     def _commit(self) -> list[Word]:
-        words: list[Word] = [self._known("epoch"), self._known("cursor"), f"{self.random.randint(1, 9)}-0", "9"]
+        words: list[Word] = [self._token(), self._known("cursor"), f"{self.random.randint(1, 9)}-0", "9"]
         entries = self._entries()
         if entries and self.random.random() < 0.6:
             ms, number = entries[-1 if self.random.random() < 0.8 else 0].split(b"-")
@@ -129,21 +135,21 @@ class DrawnScripts:
         for member in self._some(MEMBERS):
             words += (member, *self.random.choice((("SessionLost", '{"a":1'), ("", ""))))
         keys = ("scheduler", "events", "sessions")
-        return self._call("lose_sessions", keys, self._known("epoch"), self._known("seq"), *words)
+        return self._call("lose_sessions", keys, self._token(), self._known("seq"), *words)
 
     def _project(self) -> list[Word]:
         gone = self._some(ROWS)
         key = self.random.choice(("queue", "devices", "leases"))
-        return self._call("project", ("scheduler", key), self._known("epoch"), len(gone), *gone, *self._pairs(ROWS))
+        return self._call("project", ("scheduler", key), self._token(), len(gone), *gone, *self._pairs(ROWS))
 
     def _sessions(self) -> list[Word]:
         latest_ms = self._now_ms() + self.random.choice((1_000, 1_000, 1_000, -60_000))
-        arguments = (self._known("epoch"), 15_000, latest_ms, *self._some(MEMBERS))
+        arguments = (self._token(), 15_000, latest_ms, *self._some(MEMBERS))
         return self._call("sessions", ("scheduler", "sessions"), *arguments)
 
     def _snapshot(self) -> list[Word]:
         through = self.random.choice(self._entries() or [b"5-1"])
-        arguments = (self._known("epoch"), self._known("seq"), "9", "{}", through, "1", "digest", b"\x00\xff")
+        arguments = (self._token(), self._known("seq"), "9", "{}", through, "1", "digest", b"\x00\xff")
         return self._call("snapshot", ("scheduler", "events", "snapshot"), *arguments)
 
     def _trim(self) -> list[Word]:
@@ -151,7 +157,7 @@ class DrawnScripts:
         stays, goes = self.random.choice(entries), self.random.choice(entries)
         taken = self._peek("HGET", "snapshot", "id")
         known = taken if isinstance(taken, bytes) and self.random.random() < 0.8 else "5-1"
-        arguments = (self._known("epoch"), known, entries[-1], stays, goes)
+        arguments = (self._token(), known, entries[-1], stays, goes)
         return self._call("trim", ("scheduler", "events", "snapshot"), *arguments)
 
     def _client_beat(self) -> list[Word]:

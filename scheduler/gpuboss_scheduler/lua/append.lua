@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- Append what the scheduler saw to the log, while it leads and has written nothing that it does not know of.
 -- KEYS  scheduler events
--- ARGV  epoch, last seq, new seq, a time in ms or '': none of it is to stand behind that; then type and data of each fact
+-- ARGV  token, last seq, new seq, a time in ms or '': none of it is to stand behind that; then type and data of each fact
 -- Returns OK and the id of the last fact; AHEAD and the server's time in ms where that is later; or FENCED.
-local reign = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
-if reign[1] ~= ARGV[1] or reign[2] ~= ARGV[2] then return {'FENCED', reign[1] or ''} end
+local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader', 'seq')
+local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
+if token ~= ARGV[1] or reign[3] ~= ARGV[2] then return {'FENCED', token or ''} end
 local latest_ms, id = tonumber(ARGV[4]), nil
 if latest_ms then
   local time = redis.call('TIME')

@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
 -- The leader says that it is alive, or (lease 0) that it leads no more.
 -- KEYS  scheduler events
--- ARGV  epoch, lease of leadership in ms, the highest fence, until when (ms) nothing is granted because entries of the
+-- ARGV  token, lease of leadership in ms, the highest fence, until when (ms) nothing is granted because entries of the
 --       log were lost, or '', the last entry that the leader knows, which must be there, what people should know is
 --       wrong, or '', and through which entry the log was read when the leader found last that of what it had not read
 --       nothing was deleted
 -- Returns OK, the server's time in ms, whether that entry is there (1 or 0), and the highest that was ever deleted; or
 -- FENCED.
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
+local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader')
+local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
+if token ~= ARGV[1] then return {'FENCED', token or ''} end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[2] == '0' then

@@ -4,7 +4,7 @@
 -- Every request waits for this, so it is written for speed: what Python can put together is not put together here.
 --
 -- KEYS  scheduler events leases queue devices sessions  then the reply streams that are written to
--- ARGV  epoch, expected cursor, new cursor, new seq, ms and number of the entry that the decisions are to stand right
+-- ARGV  token, expected cursor, new cursor, new seq, ms and number of the entry that the decisions are to stand right
 --       behind, and the id of the last of them then ('', '', '' where only an id of now will do), reply cap, reply
 --       life ms; then groups, each as: what, how many arguments follow, these. What is
 --         log     a type, then the data of decisions of this type
@@ -17,9 +17,10 @@
 -- were to have, if others wrote meanwhile, then the leases whose row somebody deleted; or FENCED, or STALE.
 local call, pcall, KEYS, ARGV = redis.call, redis.pcall, KEYS, ARGV
 local events, leases = KEYS[2], KEYS[3]
-local reign = call('HMGET', KEYS[1], 'epoch', 'cursor')
-if reign[1] ~= ARGV[1] then return {'FENCED', reign[1] or ''} end
-if reign[2] ~= ARGV[2] then return {'STALE', reign[2] or ''} end
+local reign = call('HMGET', KEYS[1], 'epoch', 'leader', 'cursor')
+local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
+if token ~= ARGV[1] then return {'FENCED', token or ''} end
+if reign[3] ~= ARGV[2] then return {'STALE', reign[3] or ''} end
 
 local function mend(answer, key)
   -- Any other trouble passes, as a full memory does, and is no reason to throw anything away.

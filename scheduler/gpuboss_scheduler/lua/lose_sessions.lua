@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
 -- Declare sessions dead whose score, looked at once more, is past; those that own nothing are just forgotten.
 -- KEYS  scheduler events sessions
--- ARGV  epoch, last seq, then for each session: member, type and data of its fact or '' and ''. A fact's data
+-- ARGV  token, last seq, then for each session: member, type and data of its fact or '' and ''. A fact's data
 --       lacks the closing brace and the seq, which is given here, to those that are declared.
 -- Returns OK, the new seq, the id of the last fact or ''; or FENCED.
-local reign = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
-if reign[1] ~= ARGV[1] or reign[2] ~= ARGV[2] then return {'FENCED', reign[1] or ''} end
+local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader', 'seq')
+local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
+if token ~= ARGV[1] or reign[3] ~= ARGV[2] then return {'FENCED', token or ''} end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local seq, id = tonumber(ARGV[2]), ''

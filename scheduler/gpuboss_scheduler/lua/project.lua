@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
 -- Write rows of one projection outside a commit: the leader's own state, repaired or refreshed.
--- KEYS  scheduler, the hash      ARGV  epoch, number of fields to delete, these fields, then field and row of each
+-- KEYS  scheduler, the hash      ARGV  token, number of fields to delete, these fields, then field and row of each
 -- Returns OK; or FENCED.
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
+local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader')
+local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
+if token ~= ARGV[1] then return {'FENCED', token or ''} end
 local found = redis.call('TYPE', KEYS[2])['ok']
 if found ~= 'none' and found ~= 'hash' then redis.call('DEL', KEYS[2]) end
 local gone = tonumber(ARGV[2])

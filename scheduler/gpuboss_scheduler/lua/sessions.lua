@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
 -- Which sessions are past their time, and which of those that matter are not known at all (they get one TTL).
 -- KEYS  scheduler sessions
--- ARGV  epoch, session ttl ms, the latest time (ms) that it can be unless the clock jumped: then nobody is past its
+-- ARGV  token, session ttl ms, the latest time (ms) that it can be unless the clock jumped: then nobody is past its
 --       time; then the members that matter
 -- Returns OK and the members that are past their time; or FENCED.
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
+local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader')
+local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
+if token ~= ARGV[1] then return {'FENCED', token or ''} end
 if redis.call('TYPE', KEYS[2])['ok'] ~= 'zset' then redis.call('DEL', KEYS[2]) end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
