@@ -10,11 +10,11 @@ from hashlib import sha1
 
 from gpuboss_scheduler import scripts
 
-FENCE = re.compile(r"^if (reign|epoch)\b.*return \{'(FENCED|STALE)'.*$", re.MULTILINE)
+FENCE = re.compile(r"^if (reign|token)\b.*return \{'(FENCED|STALE)'.*$", re.MULTILINE)
 
 
 class Unfenced(scripts.Script):
-    """A script without the lines that compare epoch, seq and cursor."""
+    """A script without the lines that compare who leads, seq and cursor."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
