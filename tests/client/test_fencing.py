@@ -91,7 +91,10 @@ async def test_in_an_outage_leases_are_given_up_before_the_session_can_be_dead(
         assert later["session"] != request["session"]
         hand.grant(later)
         lease = await again
-        await until("the new session alone", lambda: list(sessions(hand)) == [f"painter/{later['session']}"])
+        member, lost = (f"painter/{each['session']}" for each in (later, request))
+        # A beat that stood in the paused server may come behind the end of its session, and then dies by its TTL.
+        late = {lost} if outage == "paused" else set()
+        await until("the new session alone", lambda: set(sessions(hand)) - late == {member})
         assert not lease.is_lost
         server.pause()
         with anyio.fail_after(TTL_S):
