@@ -39,7 +39,7 @@ class Reign:
         self.keys = keys
         self.epoch = epoch
         # An epoch alone may be another's as well: of two who lead one after the other on servers that lost everything.
-        self.token = f"{epoch} {leader}" if leader else str(epoch)
+        self.token = f"{epoch} {leader}"
         self.seq = seq
         self.jump_seq = 0  # the number of the last jump of the clock that was told
         self.fence = 0  # the highest that was granted, as far as the last beat was told

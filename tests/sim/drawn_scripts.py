@@ -57,8 +57,7 @@ class DrawnScripts:
     def _token(self) -> Word:
         """Whoever leads by the hash, or, now and then, somebody else."""
         epoch, leader = self._known("epoch"), self._peek("HGET", "scheduler", "leader")
-        known = epoch if isinstance(epoch, bytes) else str(epoch).encode()
-        return known + b" " + leader if isinstance(leader, bytes) and leader else known
+        return b" ".join(each if isinstance(each, bytes) else b"" for each in (epoch, leader))
 
     def _facts(self, most: int) -> list[Word]:
         facts: list[Word] = []

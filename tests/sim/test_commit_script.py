@@ -14,10 +14,10 @@ READ_MS = b"9000000"  # ahead of the server's clock, so that each id is the one 
 def commit_of_three(*written_meanwhile: bytes) -> tuple[list[Any], list[tuple[bytes, bytes]]]:
     """The answer to a commit of three decisions behind an entry that was read, and what stands behind that then."""
     server = SimulatedServer(lambda: 5_000_000, random.Random(0))
-    server.execute([b"HSET", SCHEDULER, b"epoch", b"1", b"cursor", b"0-0"])
+    server.execute([b"HSET", SCHEDULER, b"epoch", b"1", b"leader", b"me", b"cursor", b"0-0"])
     for number, data in enumerate([b"read", *written_meanwhile]):
         server.execute([b"XADD", EVENTS, b"%b-%d" % (READ_MS, number), b"type", b"T", b"data", data])
-    said = [b"1", b"0-0", READ_MS + b"-0", b"3", READ_MS, b"0", READ_MS + b"-3", b"10", b"1000"]
+    said = [b"1 me", b"0-0", READ_MS + b"-0", b"3", READ_MS, b"0", READ_MS + b"-3", b"10", b"1000"]
     log = [b"log", b"4", b"T", b"first", b"second", b"third"]
     answer: Any = server.execute([b"EVAL", commit_script.text.encode(), *KEYS, *said, *log])
     entries: Any = server.execute([b"XRANGE", EVENTS, b"(" + READ_MS + b"-0", b"+"])

@@ -13,10 +13,10 @@ SCHEDULER, SESSIONS = b"gpuboss:scheduler", b"gpuboss:sessions"
 def score_after_a_look(before_ms: int) -> int:
     """What a session's score is once the leader has looked at it."""
     server = SimulatedServer(lambda: NOW_MS * 1000, random.Random(0))
-    server.execute([b"HSET", SCHEDULER, b"epoch", b"1"])
+    server.execute([b"HSET", SCHEDULER, b"epoch", b"1", b"leader", b"me"])
     server.execute([b"ZADD", SESSIONS, b"%d" % before_ms, b"painter/session-1"])
     keys = [b"2", SCHEDULER, SESSIONS]
-    said = [b"1", b"%d" % TTL_MS, b"%d" % (NOW_MS + 1_000), b"painter/session-1"]
+    said = [b"1 me", b"%d" % TTL_MS, b"%d" % (NOW_MS + 1_000), b"painter/session-1"]
     server.execute([b"EVAL", _sessions.text.encode(), *keys, *said])
     score = server.execute([b"ZSCORE", SESSIONS, b"painter/session-1"])
     assert isinstance(score, bytes)

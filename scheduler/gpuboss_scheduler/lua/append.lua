@@ -4,8 +4,8 @@
 -- ARGV  token, last seq, new seq, a time in ms or '': none of it is to stand behind that; then type and data of each fact
 -- Returns OK and the id of the last fact; AHEAD and the server's time in ms where that is later; or FENCED.
 local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader', 'seq')
-local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
-if token ~= ARGV[1] or reign[3] ~= ARGV[2] then return {'FENCED', token or ''} end
+local token = (reign[1] or '') .. ' ' .. (reign[2] or '')
+if token ~= ARGV[1] or reign[3] ~= ARGV[2] then return {'FENCED', token} end
 local latest_ms, id = tonumber(ARGV[4]), nil
 if latest_ms then
   local time = redis.call('TIME')

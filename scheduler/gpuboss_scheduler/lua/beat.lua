@@ -8,8 +8,8 @@
 -- Returns OK, the server's time in ms, whether that entry is there (1 or 0), and the highest that was ever deleted; or
 -- FENCED.
 local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader')
-local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
-if token ~= ARGV[1] then return {'FENCED', token or ''} end
+local token = (reign[1] or '') .. ' ' .. (reign[2] or '')
+if token ~= ARGV[1] then return {'FENCED', token} end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[2] == '0' then

@@ -18,8 +18,8 @@
 local call, pcall, KEYS, ARGV = redis.call, redis.pcall, KEYS, ARGV
 local events, leases = KEYS[2], KEYS[3]
 local reign = call('HMGET', KEYS[1], 'epoch', 'leader', 'cursor')
-local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
-if token ~= ARGV[1] then return {'FENCED', token or ''} end
+local token = (reign[1] or '') .. ' ' .. (reign[2] or '')
+if token ~= ARGV[1] then return {'FENCED', token} end
 if reign[3] ~= ARGV[2] then return {'STALE', reign[3] or ''} end
 
 local function mend(answer, key)

@@ -5,8 +5,8 @@
 --       lacks the closing brace and the seq, which is given here, to those that are declared.
 -- Returns OK, the new seq, the id of the last fact or ''; or FENCED.
 local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader', 'seq')
-local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
-if token ~= ARGV[1] or reign[3] ~= ARGV[2] then return {'FENCED', token or ''} end
+local token = (reign[1] or '') .. ' ' .. (reign[2] or '')
+if token ~= ARGV[1] or reign[3] ~= ARGV[2] then return {'FENCED', token} end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local seq, id = tonumber(ARGV[2]), ''

@@ -3,8 +3,8 @@
 -- KEYS  scheduler, the hash      ARGV  token, number of fields to delete, these fields, then field and row of each
 -- Returns OK; or FENCED.
 local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader')
-local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
-if token ~= ARGV[1] then return {'FENCED', token or ''} end
+local token = (reign[1] or '') .. ' ' .. (reign[2] or '')
+if token ~= ARGV[1] then return {'FENCED', token} end
 local found = redis.call('TYPE', KEYS[2])['ok']
 if found ~= 'none' and found ~= 'hash' then redis.call('DEL', KEYS[2]) end
 local gone = tonumber(ARGV[2])

@@ -5,8 +5,8 @@
 --       time; then the members that matter
 -- Returns OK and the members that are past their time; or FENCED.
 local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader')
-local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
-if token ~= ARGV[1] then return {'FENCED', token or ''} end
+local token = (reign[1] or '') .. ' ' .. (reign[2] or '')
+if token ~= ARGV[1] then return {'FENCED', token} end
 if redis.call('TYPE', KEYS[2])['ok'] ~= 'zset' then redis.call('DEL', KEYS[2]) end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)

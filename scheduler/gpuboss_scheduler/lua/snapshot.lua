@@ -5,8 +5,8 @@
 -- ARGV  token, last seq, new seq, data of SnapshotTaken, id, core, digest, state
 -- Returns OK; or FENCED; or LOST.
 local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader', 'seq')
-local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
-if token ~= ARGV[1] or reign[3] ~= ARGV[2] then return {'FENCED', token or ''} end
+local token = (reign[1] or '') .. ' ' .. (reign[2] or '')
+if token ~= ARGV[1] or reign[3] ~= ARGV[2] then return {'FENCED', token} end
 if #redis.call('XRANGE', KEYS[2], ARGV[5], ARGV[5]) == 0 then return {'LOST', ARGV[5]} end
 redis.call('XADD', KEYS[2], '*', 'type', 'SnapshotTaken', 'data', ARGV[4])
 redis.call('DEL', KEYS[3])

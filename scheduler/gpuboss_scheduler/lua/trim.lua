@@ -4,8 +4,8 @@
 -- ARGV  token, id of the snapshot, id of an entry that must be there, id from which on entries stay, last id that goes
 -- Returns OK and how many entries went, '' if another snapshot is there or none; FENCED; or LOST.
 local reign = redis.call('HMGET', KEYS[1], 'epoch', 'leader')
-local token = (reign[2] or '') == '' and reign[1] or (reign[1] or '') .. ' ' .. reign[2]
-if token ~= ARGV[1] then return {'FENCED', token or ''} end
+local token = (reign[1] or '') .. ' ' .. (reign[2] or '')
+if token ~= ARGV[1] then return {'FENCED', token} end
 if redis.pcall('HGET', KEYS[3], 'id') ~= ARGV[2] then return {'OK', ''} end
 if #redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3]) == 0 then return {'LOST', ARGV[3]} end
 -- In this order: where memory is full, what frees some is let through, and what comes behind it.
