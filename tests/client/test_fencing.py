@@ -47,8 +47,15 @@ def last_taken(boss: GPUBoss) -> Look:
 
 
 def stop_pulse(boss: GPUBoss) -> None:
-    """As if the process stood still: nothing beats while its event loop is blocked."""
+    """As if the process stood still: nothing beats while its event loop is blocked. For a client just opened."""
     boss._open_session()._pulse.stop()
+
+
+async def just_beaten(boss: GPUBoss) -> Look:
+    """The beat that was taken this very moment: none is under way, whose answer could come after a block."""
+    before = last_taken(boss)
+    await until("the next beat", lambda: last_taken(boss) is not before)
+    return last_taken(boss)
 
 
 def block_until_s(at_s: float) -> None:
@@ -168,8 +175,7 @@ async def test_a_beat_that_is_taken_before_the_timer_came_to_look_does_not_hide_
         session = boss._open_session()
         lease = await hold(boss, hand)
         monkeypatch.setattr(session._clock, "sleep", lambda _: anyio.sleep_forever())
-        before = last_taken(boss)
-        await until("the timer to be set again", lambda: last_taken(boss) is not before)
+        await just_beaten(boss)  # behind it the timer is set again
         server.pause()
         await until("the end of trust", lambda: session.desk.trust.is_over(time.monotonic()))
         server.resume()
@@ -192,9 +198,9 @@ async def test_a_blocked_loop_keeps_its_leases_because_the_pulse_beats(server: R
 
 async def test_a_blocked_loop_without_a_pulse_has_lost_its_leases(server: RealServer, hand: HandScheduler) -> None:
     async with GPUBoss(server.url, "painter") as boss:
-        lease = await hold(boss, hand)
         stop_pulse(boss)
-        lost = last_taken(boss)
+        lease = await hold(boss, hand)
+        lost = await just_beaten(boss)
         block_until_s(lost.at_s + TTL_S)
         with anyio.fail_after(LATE_S):
             assert await lease.wait_lost() == "session_lost"
@@ -208,11 +214,12 @@ async def test_a_grant_that_is_read_without_trust_counts_when_it_is_told_again(
     server: RealServer, hand: HandScheduler
 ) -> None:
     async with GPUBoss(server.url, "painter") as boss:
+        stop_pulse(boss)
         waiting = asyncio.create_task(boss.acquire(vram_gb=8))
         request = await hand.hear("LeaseRequested")
-        stop_pulse(boss)
+        lost = await just_beaten(boss)
         hand.grant(request)
-        block_until_s(last_taken(boss).at_s + TTL_S)
+        block_until_s(lost.at_s + TTL_S)
         again = await hand.hear("LeaseRequested")
         assert (again["lease_id"], again["session"]) == (request["lease_id"], request["session"])
         assert not waiting.done()
