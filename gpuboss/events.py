@@ -165,7 +165,8 @@ class PolicySet(Event, frozen=True):
 
     Of each service `max_waiting` requests may wait (null: any number), unless `services` names it. `preemption`: which
     leases may be asked back for who waits, `grace_ms` in which they are given back; `preempt_after_ms` and
-    `min_run_ms` bound what `lower` may do."""
+    `min_run_ms` bound what `lower` may do. `settle_ms`: how long the memory of a lease that its holder gave back may
+    take, at most, to be seen back on a real device."""
 
     head_start_ms: HeadStart
     margin_mib: Mib | None
@@ -180,6 +181,7 @@ class PolicySet(Event, frozen=True):
     preempt_after_ms: PreemptAfter = PreemptAfter()
     min_run_ms: Ms = 60_000
     grace_ms: Ms = 15_000
+    settle_ms: Ms = 5_000
 
 
 class DeviceObserved(Event, frozen=True):
@@ -237,10 +239,11 @@ class ClockJumped(Event, frozen=True):
 
 
 class VramReclaimed(Event, frozen=True):
-    """The VRAM of a lease that ended uncleanly is back."""
+    """The VRAM of a lease that has ended is back: NVML shows it, an operator vouches for it, or there was time for it.
+    `settled`: its holder gave it back, and `settle_ms` passed; `lock_delay`: it ended in any other way."""
 
     lease_id: LeaseId
-    how: Literal["nvml", "lock_delay", "operator"]
+    how: Literal["nvml", "settled", "lock_delay", "operator"]
 
 
 class SnapshotTaken(Event, frozen=True):

@@ -229,7 +229,7 @@ def rules(farm: Farm, rounds: int) -> list[Kind]:
         began = time.thread_time_ns()
         granting.place_now(state, waiting.shape)
         placed = time.thread_time_ns()
-        reserve(waiting, state.rooms, state.outlook.under(state.policy.lock_delay_ms), state.reservations)
+        reserve(waiting, state.rooms, state.outlook.under(state.policy), state.reservations)
         ended = time.thread_time_ns()
         (best_fit if waiting.shape.gpus == 1 else gang).took_us.append((placed - began) / 1000)
         reservation.took_us.append((ended - placed) / 1000)

@@ -109,7 +109,7 @@ def _advice(state: State, waiting: Waiting, found: Account) -> Iterator[str]:
         first = min(held, key=lambda each: (each["granted_at_ms"], each["fence"]))
         yield f"the oldest lease in the way can be asked back: gpuboss revoke {first['lease_id']} --grace 30s"
     if any(each["state"] == "reclaiming" for each in found["blockers"]):
-        yield "VRAM of a lease that ended uncleanly comes back once its memory is seen to be gone"
+        yield "VRAM of a lease that has ended comes back once its memory is seen to be gone"
     if waiting.shape.service is not None and not may_begin(state, waiting):
         yield from _advice_on_limit(state, waiting, waiting.shape.service)
     elif not state.candidates(waiting.shape):

@@ -131,6 +131,7 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
     preempt_after_ms: PreemptAfter = PreemptAfter()
     min_run_ms: int = 60_000
     grace_ms: int = 15_000
+    settle_ms: int = 5_000
 
     def recorded(self, session_ttl_ms: int, lock_delay_ms: int) -> PolicySet:
         """This policy as the log records it, every value resolved."""

@@ -120,6 +120,7 @@ SETTINGS = (
     Setting("scheduler.policy.preempt_after_ms.high", "high", _ms),
     Setting("scheduler.policy.min_run_ms", "min_run_ms", _ms),
     Setting("scheduler.policy.grace_ms", "grace_ms", _ms),
+    Setting("scheduler.policy.settle_ms", "settle_ms", _ms),
     Setting("scheduler.policy.max_waiting", "max_waiting", whole_number(1, WAITING_MAX)),
     Setting("scheduler.policy.services.*.guarantee_mib", "guarantee_mib", _total_mib),
     Setting("scheduler.policy.services.*.limit_mib", "limit_mib", optional(_total_mib)),

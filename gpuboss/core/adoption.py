@@ -226,7 +226,7 @@ def _end(state: State, ended: LeaseEnded) -> None:
     if ended.freed:
         state.ledger.close(lease)
     else:
-        state.ledger.start_reclaiming(lease, state.now_ms)
+        state.ledger.start_reclaiming(lease, state.now_ms, clean=ended.reason in ("released", "yielded"))
 
 
 def _extend(state: State, extended: LeaseExtended) -> None:

@@ -97,13 +97,13 @@ def most_mib(state: State, devices: Iterable[Device]) -> int:
     if not may_find(state):
         return 0
     if state.policy.preemption == "lower":
-        return max((device.free_mib + device.charged_mib - device.reclaiming_mib for device in devices), default=0)
+        return max((device.free_mib + device.charged_mib for device in devices), default=0)
     return max((device.free_mib + mib for device, mib in _loose_mib(state).items()), default=0)
 
 
 def _near_idle(state: State, waiting: Waiting) -> list[Device]:
-    """The devices that could hold a request, of those where idle leases may count, or what was asked back already. Some
-    of a request's devices may have room without that."""
+    """The devices that could hold a request, of those where idle leases may count, or what goes already. Some of a
+    request's devices may have room without that."""
     able = state.candidates(waiting.shape)
     if waiting.shape.gpus > 1:
         return able
@@ -112,9 +112,10 @@ def _near_idle(state: State, waiting: Waiting) -> list[Device]:
 
 
 def _loose_mib(state: State) -> dict[Device, int]:
-    """What idle leases, and those that were asked back, are charged on each of their devices."""
+    """What idle leases, and those that go already, are charged on each of their devices."""
     loose_mib: dict[Device, int] = defaultdict(int)
-    for lease in (*state.ledger.idle.values(), *state.ledger.yielding.values()):
+    ledger = state.ledger
+    for lease in (*ledger.idle.values(), *ledger.yielding.values(), *ledger.settling.values()):
         for device in lease.devices:
             loose_mib[device] += lease.request.vram_mib
     return loose_mib
@@ -238,13 +239,16 @@ class _Hunt:
             return False
         if reservation is None or reservation.start_ms is None:
             return True
-        ends_ms = end_ms(lease, self._state.policy.lock_delay_ms)
+        ends_ms = end_ms(lease, self._state.policy)
         return ends_ms is None or ends_ms > reservation.start_ms
 
     def _is_going(self, lease: Lease) -> bool:
-        """Whether it was asked back already for nobody who still waits, and not for later."""
-        if lease.yield_by_ms is None or lease.state != "yielding" or lease.plan is not None:
+        """Whether its room soon comes back to nobody who waits: it was asked back, and not for later, or it was given
+        back and settles."""
+        if lease.plan is not None:
             return False
+        if lease.yield_by_ms is None or lease.state != "yielding":
+            return lease.settles
         return lease.yield_by_ms - lease.yield_set_ms <= self._state.policy.grace_ms
 
     def _least(self, spots: list[_Spot]) -> list[Lease]:

@@ -161,7 +161,7 @@ def _estimate(state: State, waiting: Waiting) -> tuple[int | None, bool]:
         return reserved.start_ms, reserved.promised_ms is not None
     if waiting.plan is not None:
         return waiting.plan.ends_ms(state.policy), False
-    guess = reserve(waiting, state.rooms, state.outlook.under(state.policy.lock_delay_ms), Reservations())
+    guess = reserve(waiting, state.rooms, state.outlook.under(state.policy), Reservations())
     within_ms = within_limit_ms(state, waiting.shape)
     if guess is None or within_ms is None:
         return None, False

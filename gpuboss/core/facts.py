@@ -162,7 +162,7 @@ def jump(turn: Turn, event: ClockJumped) -> None:
 
 
 def reclaim(turn: Turn, event: VramReclaimed) -> None:
-    """The memory of a lease that ended uncleanly is back."""
+    """The memory of a lease that has ended is back."""
     lease = turn.state.ledger.leases.get(event.lease_id)
     if lease is not None:
         happen(turn, lease, "reclaim")

@@ -250,7 +250,7 @@ def _keep_for(state: State, waiting: Waiting, before: Reservations) -> None:
         return
     kept.first.append(waiting)
     mine = before.of(waiting)
-    reservation = reserve(waiting, state.rooms, state.outlook.under(policy.lock_delay_ms), kept, mine)
+    reservation = reserve(waiting, state.rooms, state.outlook.under(policy), kept, mine)
     if waiting.plan is not None:
         ends_ms = waiting.plan.ends_ms(policy)
         if reservation is None or reservation.start_ms is None or reservation.start_ms >= ends_ms:

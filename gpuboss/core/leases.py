@@ -7,7 +7,7 @@ from gpuboss.core.addresses import reply_address, session_member
 from gpuboss.core.history import Past
 from gpuboss.core.ledger import Device, Lease, device_key
 from gpuboss.core.lifecycle import EndReason, Happening
-from gpuboss.core.policy import priority_of
+from gpuboss.core.policy import lingers_ms, priority_of
 from gpuboss.core.refusals import reject, reject_unaddressed
 from gpuboss.core.requests import end_waiting
 from gpuboss.core.reservations import Reservation
@@ -157,7 +157,7 @@ def happen(turn: Turn, lease: Lease, happening: Happening) -> None:
     """Apply one line of the lifecycle's table to a lease."""
     move = lifecycle.move(lease.state, happening)
     if move.ended is not None:
-        _end(turn, lease, move.ended, clean=move.after == "gone")
+        _end(turn, lease, move.ended, clean=move.after == "clean")
     elif move.after == "gone":
         _free(turn, lease)
     elif move.after == "vouched":
@@ -167,7 +167,7 @@ def happen(turn: Turn, lease: Lease, happening: Happening) -> None:
 def _end(turn: Turn, lease: Lease, reason: EndReason, *, clean: bool) -> None:
     state = turn.state
     request = lease.request
-    freed = clean or not _may_linger(turn, lease)
+    freed = not _may_linger(turn, lease, clean=clean)
     ended = LeaseEnded(
         cause=turn.cause,
         session=request.session,
@@ -182,7 +182,7 @@ def _end(turn: Turn, lease: Lease, reason: EndReason, *, clean: bool) -> None:
     if freed:
         _free(turn, lease)
     else:
-        state.ledger.start_reclaiming(lease, state.now_ms)
+        state.ledger.start_reclaiming(lease, state.now_ms, clean=clean)
         turn.look = True  # it is known now by when its room is back
         turn.lease_ids.append(request.lease_id)
         turn.shown.append(request.lease_id)
@@ -280,11 +280,13 @@ def _why_reserved(lease: Lease, voided: Reservation, ttl_ms: int) -> str:
     )
 
 
-def _may_linger(turn: Turn, lease: Lease) -> bool:
-    """Whether memory can outlive the lease: on real devices always, on simulated ones if a lock delay is set."""
-    if turn.state.policy.lock_delay_ms > 0:
-        return bool(lease.devices)
-    return any(not device.observed.simulated for device in lease.devices)
+def _may_linger(turn: Turn, lease: Lease, *, clean: bool) -> bool:
+    """Whether memory can outlive the lease: on real devices always, on simulated ones if a lock delay is set. Where its
+    holder gave it back only on real ones, and if it is given time to settle."""
+    is_real = any(not device.observed.simulated for device in lease.devices)
+    if clean:
+        return is_real and lingers_ms(turn.state.policy, clean=True) > 0
+    return is_real or (turn.state.policy.lock_delay_ms > 0 and bool(lease.devices))
 
 
 def _free(turn: Turn, lease: Lease) -> None:

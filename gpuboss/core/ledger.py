@@ -145,6 +145,7 @@ class Lease(Struct, eq=False):
     yield_by_ms: int | None = None
     yield_set_ms: int = 0
     reclaiming_since_ms: int | None = None
+    settles: bool = False  # its holder gave it back, and its memory is not seen to be back yet
     vouched: bool = False  # an operator says that its memory is back
     uses: int = 1
     reload_ms: int = 0
@@ -266,6 +267,7 @@ class Ledger:
         self.holdings = Holdings()
         self.idle: dict[str, Lease] = {}  # by lease_id
         self.yielding: dict[str, Lease] = {}  # by lease_id
+        self.settling: dict[str, Lease] = {}  # by lease_id: of those being reclaimed, which their holders gave back
         self.version = 0  # counts changes of what devices there are and what they could hold
         self.changes = Changes(self.nodes)
 
@@ -330,13 +332,17 @@ class Ledger:
     def move(self, lease: Lease, state: State) -> None:
         """The lease is in this state now."""
         lease.state = state
-        self.idle.pop(lease.request.lease_id, None)
-        self.yielding.pop(lease.request.lease_id, None)
-        if state in ("idle", "yielding"):
-            (self.idle if state == "idle" else self.yielding)[lease.request.lease_id] = lease
+        _leave_states(self, lease.request.lease_id)
+        if state == "idle":
+            self.idle[lease.request.lease_id] = lease
+        elif state == "yielding":
+            self.yielding[lease.request.lease_id] = lease
+        elif lease.settles:
+            self.settling[lease.request.lease_id] = lease
 
-    def start_reclaiming(self, lease: Lease, now_ms: int) -> None:
-        """The lease has ended, its memory may still be there: it stays charged."""
+    def start_reclaiming(self, lease: Lease, now_ms: int, *, clean: bool) -> None:
+        """The lease has ended, its memory may still be there: it stays charged. `clean`: its holder gave it back."""
+        lease.settles = clean
         self.move(lease, "reclaiming")
         lease.reclaiming_since_ms = now_ms
         for device in lease.devices:
@@ -351,8 +357,7 @@ class Ledger:
             changes.noted[device] = changes.freed[device] = None
         del self.leases[lease.request.lease_id]
         self.holdings.remove(lease)
-        self.idle.pop(lease.request.lease_id, None)
-        self.yielding.pop(lease.request.lease_id, None)
+        _leave_states(self, lease.request.lease_id)
 
     def detach(self, lease: Lease, device: Device) -> None:
         """The device is gone, and with it this lease's part on it; its other devices stay charged."""
@@ -366,3 +371,8 @@ class Ledger:
         if at == len(self.nodes) or self.nodes[at].name != name:
             self.nodes.insert(at, Node(name, self.changes))
         return self.nodes[at]
+
+
+def _leave_states(ledger: Ledger, lease_id: str) -> None:
+    for of_state in (ledger.idle, ledger.yielding, ledger.settling):
+        of_state.pop(lease_id, None)

@@ -2,8 +2,8 @@
 
     held <-> idle -> yielding -> reclaiming -> gone
 
-A lease that its holder gives back is gone at once. A lease that ends in any other way may still have its memory
-on the card: it is `reclaiming`, and stays charged, until a fact says that the memory is back.
+A lease that has ended may still have its memory on the card: it is `reclaiming`, and stays charged, until a fact says
+that the memory is back. Where its holder gave it back that settles soon, and on a simulated device it is gone at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec import Struct
 from gpuboss.events import RejectionReason
 
 State = Literal["held", "idle", "yielding", "reclaiming"]
-After = Literal["held", "idle", "yielding", "unclean", "vouched", "gone"]
+After = Literal["held", "idle", "yielding", "clean", "unclean", "vouched", "gone"]
 EndReason = Literal["released", "expired", "revoked", "session_lost", "device_lost", "yielded"]
 Happening = Literal[
     "release",  # its holder gives it back
@@ -32,9 +32,9 @@ Happening = Literal[
 
 
 class Move(Struct, frozen=True):
-    """What a happening does: the state after it (`unclean`: reclaiming, or gone where nothing can linger; `vouched`:
-    still reclaiming, but not for long), the reason of the `LeaseEnded` that it causes, or the reason for which it is
-    refused. All None: nothing happens."""
+    """What a happening does: the state after it (`clean` and `unclean`: reclaiming, or gone where nothing can linger;
+    `vouched`: still reclaiming, but not for long), the reason of the `LeaseEnded` that it causes, or the reason for
+    which it is refused. All None: nothing happens."""
 
     after: After | None = None
     ended: EndReason | None = None
@@ -45,7 +45,7 @@ _NOTHING = Move()
 _GONE = Move(refused="unknown_lease")  # it ended: its memory is still charged, but nobody holds it
 
 TABLE: dict[tuple[State, Happening], Move] = {
-    ("held", "release"): Move("gone", "released"),
+    ("held", "release"): Move("clean", "released"),
     ("held", "renew"): Move("held"),
     ("held", "idle"): Move("idle"),
     ("held", "resume"): Move("held"),
@@ -55,7 +55,7 @@ TABLE: dict[tuple[State, Happening], Move] = {
     ("held", "lose_session"): Move("unclean", "session_lost"),
     ("held", "lose_device"): Move("unclean", "device_lost"),
     ("held", "reclaim"): _NOTHING,
-    ("idle", "release"): Move("gone", "released"),
+    ("idle", "release"): Move("clean", "released"),
     ("idle", "renew"): Move("idle"),
     ("idle", "idle"): Move("idle"),
     ("idle", "resume"): Move("held"),
@@ -66,7 +66,7 @@ TABLE: dict[tuple[State, Happening], Move] = {
     ("idle", "lose_device"): Move("unclean", "device_lost"),
     ("idle", "reclaim"): _NOTHING,
     # A lease that was asked back is never revived: whoever waits for it counts on it.
-    ("yielding", "release"): Move("gone", "yielded"),
+    ("yielding", "release"): Move("clean", "yielded"),
     ("yielding", "renew"): Move(refused="yielding"),
     ("yielding", "idle"): Move(refused="yielding"),
     ("yielding", "resume"): Move(refused="yielding"),

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from gpuboss.core.ledger import Device, Lease, Ledger, Node
 from gpuboss.core.placement import is_open
+from gpuboss.core.policy import DEFAULT_POLICY, lingers_ms
 from gpuboss.core.waitlist import NEVER_MS, Shape
+from gpuboss.events import PolicySet
 
 STARTS_REMEMBERED = 64  # of so many sizes and wishes it is kept when they start on each node
 
@@ -28,12 +30,12 @@ class Profile(NamedTuple):
         return self.from_ms[at] if at < len(self.mib) else None
 
 
-def end_ms(lease: Lease, lock_delay_ms: int) -> int | None:
+def end_ms(lease: Lease, policy: PolicySet) -> int | None:
     """When a lease's VRAM is back at the latest, going by what binds its holder; None if nothing does."""
     if lease.reclaiming_since_ms is not None:
-        return lease.reclaiming_since_ms + lock_delay_ms
+        return lease.reclaiming_since_ms + lingers_ms(policy, clean=lease.settles)
     ends = [ms for ms in (lease.expires_at_ms, lease.yield_by_ms) if ms is not None]
-    return min(ends) + lock_delay_ms if ends else None
+    return min(ends) + lingers_ms(policy, clean=False) if ends else None
 
 
 _SizeAndWish = tuple[int, int, bool, str | None]
@@ -55,22 +57,21 @@ class _Starts:
 
 
 class Outlook:
-    """The profiles of all devices and nodes. They follow from the ledger and from the lock delay, and hold nothing
-    else."""
+    """The profiles of all devices and nodes. They follow from the ledger and from the policy, and hold nothing else."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._version = 0
-        self._lock_delay_ms = 0
+        self._policy = DEFAULT_POLICY
         self._of_device: dict[tuple[Device, bool], tuple[int, Profile]] = {}
         self._of_node: dict[tuple[Node, bool, int], tuple[int, Profile]] = {}
         self._starts: dict[_SizeAndWish, _Starts] = {}
 
-    def under(self, lock_delay_ms: int) -> Outlook:
-        """The outlook as it is now, with this lock delay."""
+    def under(self, policy: PolicySet) -> Outlook:
+        """The outlook as it is now, by these rules."""
         self._ledger.changes.count()
-        if self._lock_delay_ms != lock_delay_ms or self._version != self._ledger.version:
-            self._lock_delay_ms, self._version = lock_delay_ms, self._ledger.version
+        if self._policy is not policy or self._version != self._ledger.version:
+            self._policy, self._version = policy, self._ledger.version
             self._of_device.clear()
             self._of_node.clear()
             self._starts.clear()
@@ -112,7 +113,7 @@ class Outlook:
             return 0
         back_mib = planned_mib = 0
         for lease in device.leases.values():
-            ms = end_ms(lease, self._lock_delay_ms)
+            ms = end_ms(lease, self._policy)
             if ms is not None and ms <= start_ms:
                 if device.plan is not None and lease.plan is device.plan:
                     planned_mib += lease.request.vram_mib
@@ -136,7 +137,7 @@ class Outlook:
         if not device.healthy or (device.plan is not None and (exclusive or device.plan.waiting.shape.exclusive)):
             return profile
         leases = device.leases.values()
-        ends = [(ms, lease) for lease in leases if (ms := end_ms(lease, self._lock_delay_ms)) is not None]
+        ends = [(ms, lease) for lease in leases if (ms := end_ms(lease, self._policy)) is not None]
         ends.sort(key=lambda each: each[0])
         free_mib, held_alone, owed_mib = device.free_mib, device.exclusive_leases, _owed_mib(device)
         for number, (ms, lease) in enumerate(ends, start=1):

@@ -45,7 +45,7 @@ class Plan(Struct, eq=False):
 
     def ends_ms(self, policy: PolicySet) -> int:
         """By when everything is back. Something is not, or its request had been granted."""
-        ends = [end_ms(lease, policy.lock_delay_ms) for device in self.devices for lease in self.pending(device)]
+        ends = [end_ms(lease, policy) for device in self.devices for lease in self.pending(device)]
         return max(ms for ms in ends if ms is not None)
 
     def _fits(self, device: Device) -> bool:
@@ -54,8 +54,8 @@ class Plan(Struct, eq=False):
 
 
 def begin(turn: Turn, waiting: Waiting, devices: list[Device], leases: list[Lease]) -> None:
-    """Have leases given back for a request, which fits on these devices then. Those that were asked back already, for
-    somebody who is gone, are not asked again."""
+    """Have leases given back for a request, which fits on these devices then. Those that go already, to nobody who
+    waits, are not asked."""
     state = turn.state
     deadline_ms = state.now_ms + state.policy.grace_ms
     stock_mib = [
@@ -66,7 +66,7 @@ def begin(turn: Turn, waiting: Waiting, devices: list[Device], leases: list[Leas
     waiting.preempts_at_ms = None
     for lease in leases:
         lease.plan = plan
-        if lease.state != "yielding":
+        if lease.state in ("held", "idle"):
             ask_back(turn, lease, deadline_ms, waiting.request.lease_id)
     for device in devices:
         device.keep_for(plan)

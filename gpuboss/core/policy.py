@@ -32,6 +32,12 @@ def preempts_after_ms(policy: PolicySet, priority: Priority) -> int | None:
     return policy.preempt_after_ms.high if priority == "high" else policy.preempt_after_ms.normal
 
 
+def lingers_ms(policy: PolicySet, *, clean: bool) -> int:
+    """How long the memory of a lease that has ended counts as being there if nobody sees it gone. `clean`: its holder
+    gave it back, and is trusted no less than one who did not."""
+    return min(policy.settle_ms, policy.lock_delay_ms) if clean else policy.lock_delay_ms
+
+
 def max_waiting_of(policy: PolicySet, service: str) -> int | None:
     """How many requests of a service may wait at one time; None: any number."""
     rules = policy.services.get(service)

@@ -55,7 +55,7 @@ def within_limit_ms(state: State, shape: Shape) -> int | None:
     if lacking_mib <= 0:
         return 0
     leases = state.ledger.holdings.leases(shape.service)
-    ends = [(ms, lease) for lease in leases if (ms := end_ms(lease, state.policy.lock_delay_ms)) is not None]
+    ends = [(ms, lease) for lease in leases if (ms := end_ms(lease, state.policy)) is not None]
     for ms, lease in sorted(ends, key=lambda each: each[0]):
         lacking_mib -= lease.charged_mib
         if lacking_mib <= 0:

@@ -123,7 +123,7 @@ class Reservations:
 
     def voided_by(self, lease: Lease, expires_at_ms: int, policy: PolicySet) -> Reservation | None:
         """The reservation that would be voided if a lease ended that much later; None if none would."""
-        before_ms = end_ms(lease, policy.lock_delay_ms)
+        before_ms = end_ms(lease, policy)
         for device in lease.devices:
             reservation = self.by_device.get(device)
             if reservation is None or before_ms is None or expires_at_ms + policy.lock_delay_ms <= before_ms:

@@ -38,6 +38,7 @@ class _Lease(Struct, array_like=True):
     reload_ms: int
     since_ms: int
     floor: int
+    settles: bool = False
 
 
 class _Waiting(Struct, array_like=True):
@@ -194,6 +195,7 @@ def _dump_lease(lease: Lease) -> _Lease:
         reload_ms=lease.reload_ms,
         since_ms=lease.since_ms,
         floor=lease.floor,
+        settles=lease.settles,
     )
 
 
@@ -270,6 +272,7 @@ def _load_lease(state: State, dumped: _Lease) -> None:
         reload_ms=dumped.reload_ms,
         since_ms=dumped.since_ms,
         floor=dumped.floor,
+        settles=dumped.settles,
     )
     state.ledger.reopen(lease)
     if lease.expires_at_ms is not None:

@@ -20,6 +20,8 @@ from gpuboss.log import LogReader, NewerLog
 from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import LogClock
 from gpuboss_scheduler.commit import Shown, commit_script
+from gpuboss_scheduler.devices import nvml
+from gpuboss_scheduler.devices.settling import Settling
 from gpuboss_scheduler.election import LOOK_S, Claim, Seen, Watch, claim, look
 from gpuboss_scheduler.failpoints import failpoint
 from gpuboss_scheduler.known_log import Known, KnownLog
@@ -68,6 +70,7 @@ class Scheduler:
         self._standing_by = False
         self._newer: tuple[tuple[Seen, str | None], NewerLog] | None = None  # a log that cannot be led, and why
         self._trust = Trust(config.scheduler.session_ttl_ms)
+        self._settling = None if config.scheduler.devices is not None else Settling(nvml.used_mib)
 
     def run(self) -> None:
         """Until told to stop. Redis may go away and come back; raises `ConfigError` and `LogDamaged`."""
@@ -190,6 +193,7 @@ class Scheduler:
             clock = LogClock(entry_ms(won.elected_id) - jumped_ms)
             snapshots = Snapshots(reign, state, self._config.snapshot_every)
             chores = Chores(reign, state, clock, self._trust, snapshots, self._seen, self._rules.follow)
+            chores.lease_facts.settling = self._settling
             chores.retention = _retention(self._config, reign, state, clock, chores, self._status)
             reign.fence = state.fence
             shown = Shown(state, self._keys, self._config.replies_max)

@@ -82,6 +82,7 @@ scheduler:
     preempt_after_ms: {normal: 4, high: 5}
     min_run_ms: 6
     grace_ms: 7
+    settle_ms: 8
   memory_file: ./known-log.json
   retention: {age: 7d, count: 1000000}
   archive: ./archive
@@ -142,6 +143,7 @@ EVERYTHING = Config(
             preempt_after_ms=PreemptAfter(normal=4, high=5),
             min_run_ms=6,
             grace_ms=7,
+            settle_ms=8,
         ),
         memory_file="./known-log.json",
         retention=RetentionConfig(age_ms=604_800_000, count=1_000_000),

@@ -110,6 +110,7 @@ class Audit:
         self._lost: dict[tuple[str, str], int] = {}
         self._recovery = Recovery()
         self._lock_delay_ms = 60_000
+        self._settle_ms = 5_000
         self._head_start_ms = {"low": 0, "normal": 900_000, "high": 3_600_000}
         self._caps = Caps()
         self._asking_back = AskingBack()
@@ -227,6 +228,7 @@ class Audit:
                 self._shift(int(data["from_id"].split("-")[0]), data["delta_ms"])
             case "PolicySet":
                 self._head_start_ms, self._lock_delay_ms = data["head_start_ms"], data["lock_delay_ms"]
+                self._settle_ms = data.get("settle_ms", 5_000)
                 self._recovery.session_ttl_ms = data["session_ttl_ms"]
                 self._asking_back = AskingBack.of(data)
                 self._caps = Caps(data.get("max_waiting"), data.get("services", {}))
@@ -430,8 +432,11 @@ class Audit:
         }
         if not due or not right.get(reason, False):
             self._blame(decision, f"ends {lease_id} as {reason}, because of {entry.type}")
-        lingers = [key for key in account.devices if self._lock_delay_ms or not self._devices[key].get("simulated")]
-        if freed != (reason in ("released", "yielded") or not lingers):
+        real = [key for key in account.devices if not self._devices[key].get("simulated")]
+        lingers = account.devices if self._lock_delay_ms else real
+        if reason in ("released", "yielded"):  # its holder gave it back
+            lingers = real if min(self._lock_delay_ms, self._settle_ms) else []
+        if freed == bool(lingers):
             self._blame(decision, f"says freed={freed}, with memory left on {lingers}")
         account.standing, account.over_ms = ("over" if freed else "reclaiming"), self._now_ms
         if freed:

@@ -135,8 +135,12 @@ class Model:
         case.final = self._say("LeaseDenied", case, reason=reason)
 
     def _end(self, case: Case, reason: str) -> None:
-        lingers = [key for key in case.devices if self.rules["lock_delay_ms"] > 0 or not self.devices[key]["simulated"]]
-        freed = reason in ("released", "yielded") or not lingers
+        case.settles = reason in ("released", "yielded")
+        real = [key for key in case.devices if not self.devices[key]["simulated"]]
+        lingers = real or (case.devices if self.rules["lock_delay_ms"] > 0 else [])
+        if case.settles:
+            lingers = real if self.plan.lingers_ms(case) > 0 else []
+        freed = not lingers
         case.is_, case.over_ms = "over" if freed else "reclaiming", self.now_ms
         case.reclaiming_ms = self.now_ms
         case.final = self._say("LeaseEnded", case, reason=reason, freed=freed)

@@ -106,9 +106,14 @@ class Plan:
     def end_ms(self, lease: Case) -> int | None:
         """When the memory of a lease is back, as far as that is certain."""
         if lease.is_ not in ALIVE:
-            return int(lease.reclaiming_ms + self.rules["lock_delay_ms"])
+            return lease.reclaiming_ms + self.lingers_ms(lease)
         ends = [ms for ms in (lease.expires_ms, lease.yield_by_ms) if ms is not None]
         return min(ends) + int(self.rules["lock_delay_ms"]) if ends else None
+
+    def lingers_ms(self, lease: Case) -> int:
+        """How long its memory may still be there after its end."""
+        delays = [self.rules["lock_delay_ms"]] + ([self.rules["settle_ms"]] if lease.settles else [])
+        return int(min(delays))
 
     def left_over_mib(self, case: Case, key: str, at_ms: int) -> int:
         """What of a device nobody would hold then, beside the request itself."""

@@ -14,6 +14,7 @@ RULES: dict[str, Any] = {
     "preempt_after_ms": {"normal": 60_000, "high": 5_000},
     "min_run_ms": 60_000,
     "grace_ms": 15_000,
+    "settle_ms": 5_000,
 }
 
 
@@ -58,10 +59,11 @@ class Prey:
         return found if found is not None and not all(self.goes(lease) for lease in found[1]) else None
 
     def goes(self, lease: Case) -> bool:
-        """Whether it was asked back before, and soon comes to nobody."""
+        """Whether it was asked back before, or given back, and soon comes to nobody."""
         owned = any(each.want is not None and lease in each.want.leases for each in self.room.cases.values())
         soon = (lease.yield_by_ms or 0) - lease.yield_set_ms <= self.rules["grace_ms"]
-        return lease.is_ == "yielding" and soon and not owned
+        is_back_soon = (lease.is_ == "yielding" and soon) or (lease.is_ == "reclaiming" and lease.settles)
+        return is_back_soon and not owned
 
     def _may_be_idle(self, lease: Case) -> bool:
         return lease.is_ == "idle" and rank(lease) <= rank(self.case)

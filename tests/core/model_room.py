@@ -36,6 +36,7 @@ class Case:
     starves: bool = False
     promised_ms: int | None = None
     reclaiming_ms: int = 0
+    settles: bool = False  # its holder gave it back
     devices: list[str] = field(default_factory=list)
     expires_ms: int | None = None
     expiry_set_ms: int = 0

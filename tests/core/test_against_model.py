@@ -64,6 +64,7 @@ RULES: dict[str, Any] = {
     "preempt_after_ms": st.builds(PreemptAfter, st.sampled_from((0, 100)), st.sampled_from((0, 10))),
     "min_run_ms": st.sampled_from((0, 50, 1_000)),
     "grace_ms": st.sampled_from((0, 10, 1_000)),
+    "settle_ms": st.sampled_from((0, 100, 5_000)),
 }
 NOBODY = 12
 back = st.integers(0, NOBODY)  # which request is meant, counted back from the newest
@@ -79,12 +80,21 @@ class AgainstModel(RuleBasedStateMachine):
         self.unread = 0  # how many more entries the scheduler leaves unread
         self.agreed = True
 
-    @initialize(sizes=st.sampled_from(FARMS), lock_delay=st.sampled_from((0, 60_000)), most=caps, own=owns, **RULES)
-    def begin(self, sizes: tuple[int, ...], lock_delay: int, most: int | None, own: Owns, **rules: Any) -> None:
+    @initialize(
+        sizes=st.sampled_from(FARMS),
+        simulated=st.booleans(),
+        lock_delay=st.sampled_from((0, 60_000)),
+        most=caps,
+        own=owns,
+        **RULES,
+    )
+    def begin(
+        self, sizes: tuple[int, ...], simulated: bool, lock_delay: int, most: int | None, own: Owns, **rules: Any
+    ) -> None:
         self.happens(SchedulerElected("first", "0", 1, "log-1"))
         self.happens(replace(policy(lock_delay, most, own), **rules))
         for number, size in enumerate(sizes):
-            self.happens(observed(number, size))
+            self.happens(observed(number, size, simulated=simulated))
 
     def happens(self, fact: Event) -> None:
         """The scheduler writes a fact."""

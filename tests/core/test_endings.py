@@ -108,13 +108,6 @@ def test_memory_that_may_still_be_on_the_card_is_not_free(lock_delay_ms, simulat
     assert scenario.state.ledger.devices["alpha/cuda:0"].reclaiming_mib == (0 if freed else 24_576)
 
 
-def test_a_clean_release_is_free_at_once_also_on_a_real_device():
-    scenario = Scenario(lock_delay_ms=60_000)
-    scenario.device(0, 24_576, simulated=False)
-    scenario.request("a", 24_576)
-    assert scenario.release("a") == ["ended a: released, freed"]
-
-
 def test_reclaimed_vram_is_granted_once_a_fact_says_that_it_is_back():
     scenario = Scenario(24_576, lock_delay_ms=60_000)
     scenario.request("a", 20_000, session="s")

@@ -29,7 +29,7 @@ def test_a_move_does_one_thing(pair):
     move = lifecycle.move(*pair)
     assert move is lifecycle.TABLE[pair]
     assert move.refused is None or (move.after is None and move.ended is None)
-    assert (move.ended is not None) == (move.after in ("unclean", "gone") and pair[0] != "reclaiming")
+    assert (move.ended is not None) == (move.after in ("clean", "unclean"))
 
 
 def test_a_lease_ends_once_and_what_was_asked_back_is_never_revived():

@@ -136,7 +136,8 @@ class Day(Log):
 def end_of(lease: Lease, rules: PolicySet) -> int | None:
     """When its memory is back, going by what it was granted, and by when it was asked back; None: never by itself."""
     if lease.reclaiming_since_ms is not None:
-        return lease.reclaiming_since_ms + rules.lock_delay_ms
+        settles_ms = rules.settle_ms if lease.settles else rules.lock_delay_ms
+        return lease.reclaiming_since_ms + min(settles_ms, rules.lock_delay_ms)
     ends = [ms for ms in (lease.expires_at_ms, lease.yield_by_ms) if ms is not None]
     return min(ends) + rules.lock_delay_ms if ends else None
 

@@ -53,7 +53,7 @@ class Traffic:
         self.log.stamp(SchedulerElected("first", "0", 1, "log-1"))
         self._set_policy()
         for node, number, total_mib in DEVICES[: self.random.randint(1, len(DEVICES))]:
-            self.log.stamp(observed(number, total_mib, node))
+            self.log.stamp(observed(number, total_mib, node, simulated=self.random.random() < 0.7))
 
     def run(self, events: int) -> None:
         """Write so many events; most are decided one by one, some in batches."""
@@ -172,6 +172,7 @@ class Traffic:
             "preempt_after_ms": PreemptAfter(normal=draw((0, 200, 60_000)), high=draw((0, 50, 5_000))),
             "min_run_ms": draw((0, 100, 2_000)),
             "grace_ms": draw((0, 50, 1_000)),
+            "settle_ms": draw((0, 500, 5_000)),
         }
         lock_delay_ms, high_ms = draw((0, 0, 5_000)), draw((0, 1_000, 3_600_000))
         self.log.stamp(replace(policy(lock_delay_ms, most, services, high=high_ms), **rules))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.real.redis_view import RedisView, Service
+from tests.real.redis_view import Entry, RedisView, Service
 from tests.real.schedulers import SchedulerProcess
 from tests.real.servers import RealServer
 
@@ -86,6 +87,83 @@ def test_memory_of_a_real_gpu_is_reclaimed_before_it_is_lent_again(own_server: R
         lease_id = service.lease(8192, ttl_ms=50)
         assert service.told(lease_id, "LeaseEnded").data["freed"] is False
         assert view.rows("leases")[lease_id]["state"] == "reclaiming"
+
+
+class Used:
+    """What the stand-in says is used on the first GPU (MiB), or what else it does when it is asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.says(0)
+
+    def says(self, used: int | str) -> None:
+        """From now on, at once: whoever reads it finds the old or the new."""
+        new = self.path.with_suffix(".new")
+        new.write_text(f"{used if isinstance(used, str) else used * MIB}\n0\n")
+        new.replace(self.path)
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Used:
+    return Used(tmp_path / "used")
+
+
+def settling_on(server_url: str, driver: str, used: Used, settle_ms: int) -> SchedulerProcess:
+    policy = used.path.with_name("policy.yaml")
+    policy.write_text(f"settle_ms: {settle_ms}\n")
+    environ = {"LD_LIBRARY_PATH": driver, "STANDIN_GPUS": GPUS, "STANDIN_USED": str(used.path)}
+    return SchedulerProcess(server_url, devices=None, environ=environ, policy=str(policy))
+
+
+def given_back(view: RedisView) -> str:
+    """One service gave back what another waits for, which is told that it is not free yet; returns the latter's
+    lease_id."""
+    worker = Service(view, "worker")
+    lease_id = worker.lease(60_000, device=H100)
+    waiting = worker.request(60_000, device=H100)
+    worker.release(lease_id)
+    assert worker.told(lease_id, "LeaseEnded").data["freed"] is False
+    assert view.rows("leases")[lease_id]["state"] == "reclaiming"
+    return waiting
+
+
+def how_it_came_back(view: RedisView, waiting: str) -> str:
+    """How the log says that memory is back, once it is lent again."""
+    Service(view, "worker").told(waiting, "LeaseGranted")
+    [reclaimed] = view.of_type("VramReclaimed")
+    return str(reclaimed.data["how"])
+
+
+def test_memory_that_was_given_back_is_lent_again_once_nvml_shows_it(
+    own_server: RealServer, driver: str, used: Used
+) -> None:
+    with own_server, own_server.client() as client, settling_on(own_server.url, driver, used, 60_000) as scheduler:
+        scheduler.wait_leading()
+        view = RedisView(client)
+        used.says(60_000)
+        waiting = given_back(view)
+        time.sleep(1.0)
+        assert view.of_type("VramReclaimed") == [], "it is still used"
+        used.says(81_559 // 100)  # a context stays, within the margin
+        assert how_it_came_back(view, waiting) == "nvml"
+
+
+@pytest.mark.parametrize("says", [60_000, "fail", "hang"])
+def test_where_nvml_does_not_show_it_time_does(
+    own_server: RealServer, driver: str, used: Used, says: int | str
+) -> None:
+    with own_server, own_server.client() as client, settling_on(own_server.url, driver, used, 1_000) as scheduler:
+        scheduler.wait_leading()
+        view = RedisView(client)
+        used.says(says)
+        assert how_it_came_back(view, given_back(view)) == "settled"
+        [ended], [reclaimed] = view.of_type("LeaseEnded"), view.of_type("VramReclaimed")
+        assert 1_000 <= milliseconds(reclaimed) - milliseconds(ended) < 3_000
+        assert scheduler.terminate() == 0, "also while a look at the devices hangs"
+
+
+def milliseconds(entry: Entry) -> int:
+    return int(entry.id.partition("-")[0])
 
 
 def test_a_driver_too_old_to_tell_what_it_keeps(own_server: RealServer, driver: str) -> None:

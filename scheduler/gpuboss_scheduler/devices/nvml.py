@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from gpuboss.errors import GPUBossError
@@ -18,6 +19,26 @@ class NvmlUnavailable(GPUBossError):
 
 def observe(node: str, margin_mib: int | None) -> list[DeviceObserved]:
     """The devices that NVML sees, in its order (that of the PCI bus). Raises `NvmlUnavailable`."""
+    with _opened() as pynvml:
+        count = pynvml.nvmlDeviceGetCount()
+        if count == 0:
+            raise NvmlUnavailable(
+                'NVML sees no GPU; check the driver, or simulate devices with --devices "cuda:0=24576"'
+            )
+        return [_observe_one(pynvml, node, index, margin_mib) for index in range(count)]
+
+
+def used_mib() -> dict[str, int]:
+    """What is used on each device, by UUID, without what the driver keeps for itself, rounded up (MiB). Raises
+    `NvmlUnavailable`. A driver that hangs holds this up for as long."""
+    with _opened() as pynvml:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return {_text(pynvml.nvmlDeviceGetUUID(each)): -(-int(_memory(pynvml, each).used) // MIB) for each in handles}
+
+
+@contextmanager
+def _opened() -> Iterator[Any]:
+    """The binding, with the driver's library at hand. Raises `NvmlUnavailable`, also for what fails inside."""
     import pynvml
 
     try:
@@ -28,12 +49,7 @@ def observe(node: str, margin_mib: int | None) -> list[DeviceObserved]:
             '--devices "cuda:0=24576"'
         ) from None
     try:
-        count = pynvml.nvmlDeviceGetCount()
-        if count == 0:
-            raise NvmlUnavailable(
-                'NVML sees no GPU; check the driver, or simulate devices with --devices "cuda:0=24576"'
-            )
-        return [_observe_one(pynvml, node, index, margin_mib) for index in range(count)]
+        yield pynvml
     except pynvml.NVMLError as error:
         raise NvmlUnavailable(
             f'NVML failed ({error}); check `nvidia-smi`, or simulate devices with --devices "cuda:0=24576"'
@@ -45,26 +61,25 @@ def observe(node: str, margin_mib: int | None) -> list[DeviceObserved]:
 
 def _observe_one(pynvml: Any, node: str, index: int, margin_mib: int | None) -> DeviceObserved:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    total_mib, reserved_mib = _memory_mib(pynvml, handle)
+    memory = _memory(pynvml, handle)
+    total_mib = int(memory.total) // MIB
     return DeviceObserved(
         node=node,
         device=f"cuda:{index}",
         uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
         name=_text(pynvml.nvmlDeviceGetName(handle)),
         total_mib=total_mib,
-        reserved_mib=reserved_mib,
+        reserved_mib=-(-int(getattr(memory, "reserved", 0)) // MIB),
         margin_mib=max(MARGIN_LEAST_MIB, total_mib // 100) if margin_mib is None else margin_mib,
     )
 
 
-def _memory_mib(pynvml: Any, handle: Any) -> tuple[int, int]:
-    """Total, rounded down, and what the driver keeps for itself, rounded up (MiB). Old drivers do not tell that."""
+def _memory(pynvml: Any, handle: Any) -> Any:
+    """`total`, `used` and, by itself, what the driver keeps, `reserved` (bytes). Old drivers count that as used."""
     try:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+        return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
     except (pynvml.NVMLError, AttributeError):
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    reserved = int(getattr(memory, "reserved", 0))
-    return int(memory.total) // MIB, -(-reserved // MIB)
+        return pynvml.nvmlDeviceGetMemoryInfo(handle)
 
 
 def _text(value: str | bytes) -> str:
