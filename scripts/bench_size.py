@@ -27,7 +27,6 @@ from gpuboss.events import (
     ClockTicked,
     DeviceObserved,
     Event,
-    LeaseGranted,
     LeaseReleased,
     LeaseRenewed,
     LeaseRequested,
@@ -149,18 +148,23 @@ def held(farm: Farm) -> list[str]:
     return list(farm.state.ledger.leases)
 
 
-def refills(farm: Farm, rounds: int) -> dict[str, list[float]]:
-    """A lease ends, and its devices are filled again: what that takes, by how many were granted a place then."""
-    took_us: dict[str, list[float]] = {"none": [], "one": [], "several": [], "each of several": []}
+def refills(farm: Farm, rounds: int) -> list[Kind]:
+    """A lease ends, and its device is filled again, with whom there is room for; of a gang all its devices are."""
+    alone, gangs, each = (
+        Kind("a lease ends, its device is filled", [], "refill"),
+        Kind("a gang's lease ends, all are filled", []),
+        Kind("the same, for each of its devices", [], "refill"),
+    )
     for _ in range(rounds):
         farm.now_ms += 100
         lease = farm.state.ledger.leases[farm.random.choice(held(farm))]
-        turn, us = farm.says(LeaseReleased(lease.request.lease_id, lease.request.service))
-        grants = sum(isinstance(told.decision, LeaseGranted) for told in turn.told)
-        took_us[("none", "one")[grants] if grants < 2 else "several"].append(us)
-        if grants > 1:
-            took_us["each of several"].append(us / grants)
-    return took_us
+        _, us = farm.says(LeaseReleased(lease.request.lease_id, lease.request.service))
+        if lease.request.gpus == 1:
+            alone.took_us.append(us)
+        else:
+            gangs.took_us.append(us)
+            each.took_us.append(us / lease.request.gpus)
+    return [alone, gangs, each]
 
 
 def submits(farm: Farm, rounds: int) -> list[float]:
@@ -306,8 +310,7 @@ def measured(farm: Farm, while_filling: list[Any], rounds: int) -> Iterator[Kind
     """Each kind of decision, one after the other."""
     yield Kind("submit, while it fills", while_filling, "submit")
     yield Kind("submit, full", submits(farm, rounds), "submit")
-    for grants, took_us in refills(farm, rounds).items():
-        yield Kind(f"a lease ends, grants: {grants}", took_us, None if grants == "several" else "refill")
+    yield from refills(farm, rounds)
     yield Kind("a waiting request is taken back", cancels(farm, rounds))
     yield Kind("a renewal", renewals(farm, rounds))
     yield Kind("a device is observed again", observations(farm, rounds))

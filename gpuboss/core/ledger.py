@@ -236,6 +236,8 @@ class Changes:
 
     def count(self) -> None:
         """Count what was noted: whoever keeps what follows from the ledger is about to look."""
+        if not self.noted:
+            return
         for device in self.noted:
             device.version += 1
             device.node.version += 1

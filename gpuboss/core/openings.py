@@ -54,15 +54,13 @@ class Openings:
         common_mib, least_mib = self._state.rooms.common_mib, fronts.least_mib
         places: dict[Wish, list[Device]] = {}
         for device in self._devices:
-            known_mib: dict[tuple[int, bool], int] = {}
+            most_mib = common_mib(device, exclusive=False), common_mib(device, exclusive=True)
             for wish in fronts.wishes_of(device.observed):
                 there = places.get(wish)
                 if there is not None and wish.gpus > 1 and there[-1].node is device.node:
                     continue  # what it could have of each of several devices was looked up for the whole node
-                kind = wish.gpus, wish.exclusive
-                if kind not in known_mib:
-                    known_mib[kind] = common_mib(wish, device)
-                if evicts or least_mib[wish] <= known_mib[kind]:
+                of_each_mib = most_mib[wish.exclusive]
+                if evicts or (wish.gpus <= len(of_each_mib) and least_mib[wish] <= of_each_mib[wish.gpus - 1]):
                     places.setdefault(wish, []).append(device)
         # Those of a service with a limit may begin, wherever there is room, once it holds less, or less is kept for it.
         for wish in fronts.limited:

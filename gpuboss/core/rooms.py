@@ -72,14 +72,12 @@ class Rooms:
                 return [device]
         return []
 
-    def common_mib(self, wish: Wish, device: Device) -> int:
-        """What somebody with a wish could get of a device, or, of several devices, of each of as many of its node: at
-        most, whatever is closed."""
-        if wish.gpus == 1:
-            return device.free_mib if is_open(device, exclusive=wish.exclusive) else 0
+    def common_mib(self, device: Device, *, exclusive: bool) -> list[int]:
+        """What somebody could get of a device, and then, of several devices, of each of two of its node, of three, and
+        so on: at most, whatever is closed."""
         self._ledger.changes.count()
-        free = self._free_mib(device.node, wish.exclusive)
-        return free[-wish.gpus] if wish.gpus <= len(free) else 0
+        alone_mib = device.free_mib if is_open(device, exclusive=exclusive) else 0
+        return [alone_mib, *self._free_mib(device.node, exclusive)[-2::-1]]
 
     def named(self, shape: Shape | Wish) -> list[Device]:
         """The devices on which a shape may be by its wish, in their order."""

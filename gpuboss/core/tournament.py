@@ -14,6 +14,10 @@ from gpuboss.fields import MS_MAX, VRAM_MIB_MAX
 
 BITS = 4  # of a digit
 DIGIT = (1 << BITS) - 1
+# Which digits the lower byte of a mask stands for, and the upper one: a list is made of them faster than bit by bit.
+LOWER = [tuple([digit for digit in range(8) if byte >> digit & 1]) for byte in range(256)]
+UPPER = [tuple([8 + digit for digit in digits]) for digits in LOWER]
+assert 1 << BITS == 16, "a mask has two bytes"
 LIFE_BITS, SIZE_BITS, WISH_BITS = 8, 24, 20
 WISH = 1 << WISH_BITS  # a node is the digits above it, behind a one: this is the least that has a whole wish above it
 SIZE = WISH << SIZE_BITS
@@ -64,12 +68,8 @@ class Tournament:
 
     def below(self, at: int, digits: int = -1) -> list[int]:
         """The nodes right below one, in their order; of these `digits` alone, a bit each."""
-        mask, least, found = self.digits[at] & digits, at << BITS, []
-        while mask:
-            lowest = mask & -mask
-            found.append(least + lowest.bit_length() - 1)
-            mask ^= lowest
-        return found
+        mask, least = self.digits[at] & digits, at << BITS
+        return [least + digit for half in (LOWER[mask & 255], UPPER[mask >> 8]) for digit in half]
 
     def _slot(self, leaf: int) -> int:
         """Where a leaf stands."""
@@ -127,7 +127,7 @@ class Tournament:
             if first is not None and (known is None or first < known):
                 best[at] = first
             elif known is was and was is not first:
-                best[at] = min([best[child] for child in self.below(at)])
+                best[at] = min(map(best.__getitem__, self.below(at)))
             else:
                 break
             at >>= BITS
@@ -171,7 +171,8 @@ class Search:
         self._to_any_life = len(lendable) == 1 and lendable[0][1] == NEVER_MS
         self._heap: list[tuple[Waiting, int, int]] = []  # with a node and, in a leaf, the place in its crowd
         self._last: Waiting | None = None
-        self._look(root)
+        if root in tree.best:
+            self._look([root])
 
     def next(self) -> Waiting | None:
         """The next of them. Nobody may have joined or left them since the last."""
@@ -184,8 +185,7 @@ class Search:
                 return first
             heapq.heappop(heap)
             if at in self._tree.digits:
-                for child in self._tree.below(at, self._small_enough(at)):
-                    self._look(child)
+                self._look(self._tree.below(at, self._small_enough(at)))
             else:
                 crowd = self._tree.crowds.get(at, ())
                 for after in (2 * place + 1, 2 * place + 2):
@@ -193,10 +193,11 @@ class Search:
                         heapq.heappush(heap, (crowd[after], at, after))
         return None
 
-    def _look(self, at: int) -> None:
-        first = self._tree.best.get(at)
-        if first is not None and (self._to_any_life or self._may_be_lent_to(at)):
-            heapq.heappush(self._heap, (first, at, 0))
+    def _look(self, nodes: list[int]) -> None:
+        heap, best, to_any_life = self._heap, self._tree.best, self._to_any_life
+        for at in nodes:
+            if to_any_life or self._may_be_lent_to(at):
+                heapq.heappush(heap, (best[at], at, 0))
 
     def _small_enough(self, at: int) -> int:
         """The digits below a node under which there can be a size of which there is so much, a bit each."""
@@ -213,6 +214,8 @@ class Search:
         return self._is_lendable(_least_mib(at), self._tree.shortest_ms[at])
 
     def _is_lendable(self, vram_mib: int, life_ms: int) -> bool:
+        if self._to_any_life:
+            return vram_mib <= self._most_mib
         return any(vram_mib <= most_mib and life_ms <= most_ms for most_mib, most_ms in self._lendable)
 
 
