@@ -69,15 +69,16 @@ async def test_each_client_has_a_session_of_its_own(server: RealServer, hand: Ha
 async def test_a_session_that_was_dropped_while_nothing_hung_on_it_is_followed_by_a_new_one(
     server: RealServer, hand: HandScheduler
 ) -> None:
-    hand.lead(session_ttl_ms=150)
-    async with GPUBoss(server.url, "painter"):
+    hand.lead(session_ttl_ms=600)
+    async with GPUBoss(server.url, "painter") as boss:
+        boss._open_session()._pulse.stop()  # should the loop be late, it would put the session back unseen
         [dropped] = sessions(hand)
         hand.redis.zrem(hand.keys.sessions, dropped)
         await until("a new session alone", lambda: sessions(hand) and dropped not in sessions(hand))
 
 
 async def test_a_session_with_a_lease_goes_on_when_the_zset_is_deleted(server: RealServer, hand: HandScheduler) -> None:
-    hand.lead(session_ttl_ms=600)
+    hand.lead(session_ttl_ms=1_500)
     async with GPUBoss(server.url, "painter") as boss:
         acquiring = asyncio.create_task(boss.acquire(vram_gb=8))
         hand.grant(await hand.hear("LeaseRequested"))
@@ -173,7 +174,7 @@ async def test_those_who_wait_are_told_as_soon_as_the_leaders_time_is_up(
 
 
 async def test_those_who_hold_go_on_when_nobody_leads(server: RealServer, hand: HandScheduler) -> None:
-    hand.lead(session_ttl_ms=600)
+    hand.lead(session_ttl_ms=1_500)
     async with GPUBoss(server.url, "painter") as boss:
         holding = asyncio.create_task(boss.acquire(vram_gb=8))
         hand.grant(await hand.hear("LeaseRequested"))
