@@ -23,6 +23,7 @@ from gpuboss.config import (
 )
 from gpuboss.config.settings import SETTINGS
 from gpuboss.core.door import DATA_BYTES_MAX
+from gpuboss.core.policy import DEFAULT_POLICY
 from gpuboss.errors import ConfigError
 from gpuboss.fields import HeadStart, PreemptAfter
 
@@ -377,3 +378,7 @@ def test_the_sum_of_guarantees_is_refused_where_it_exceeds_what_there_is(write):
         check_guarantees(policy, 24_576)
     with pytest.raises(ConfigError, match=r"policy\.yaml:3: .* to 24576 MiB; expected at most 20000 MiB"):
         check_guarantees(policy, 20_000)
+
+
+def test_a_log_that_holds_no_policy_yet_is_under_the_one_that_nobody_set():
+    assert PolicyConfig().recorded(session_ttl_ms=15_000, lock_delay_ms=60_000) == DEFAULT_POLICY
