@@ -46,8 +46,7 @@ class Explanation(Struct, frozen=True):
 
 def explain(state: State, waiting: Waiting) -> Explanation:
     """Explain one request, wherever in the queue it is. Walks the queue."""
-    mine = _order(waiting)
-    ahead = sum(1 for other in state.waitlist.by_id.values() if _order(other) < mine)
+    ahead = sum(1 for other in state.waitlist.by_id.values() if other < waiting)
     explanation = _explain(state, waiting, ahead + 1, _Holders(state))
     starts_by_ms, is_promise = _estimate(state, waiting)
     return replace(explanation, starts_by_ms=starts_by_ms, is_promise=is_promise)
@@ -56,7 +55,7 @@ def explain(state: State, waiting: Waiting) -> Explanation:
 def explaining(state: State, most: int = EXPLAINED_MAX) -> Iterator[tuple[Waiting, Explanation]]:
     """Explain the first `most` of the queue one by one. Whoever does something else in between gets what was in the way
     at the beginning, and those who have gone meanwhile are left out."""
-    first = heapq.nsmallest(most, state.waitlist.by_id.values(), key=_order)
+    first = heapq.nsmallest(most, state.waitlist.by_id.values())
     holders = _Holders(state)
     for number, waiting in enumerate(first, start=1):
         if not waiting.gone:
@@ -85,10 +84,6 @@ class _Holders:
         if found is None:
             found = self._on_all[places] = sorted({each for device in places for each in self._on.get(device, ())})
         return found
-
-
-def _order(waiting: Waiting) -> tuple[int, int]:
-    return waiting.key, waiting.arrival
 
 
 def _explain(state: State, waiting: Waiting, number: int, holders: _Holders) -> Explanation:
@@ -151,7 +146,7 @@ def kept_before(state: State, waiting: Waiting) -> list[Device]:
 
 
 def _before(state: State, waiting: Waiting) -> list[Reservation]:
-    return [each for each in state.reservations.in_order if _order(each.waiting) < _order(waiting)]
+    return [each for each in state.reservations.in_order if each.waiting < waiting]
 
 
 def _estimate(state: State, waiting: Waiting) -> tuple[int | None, bool]:
