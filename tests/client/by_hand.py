@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from gpuboss import GPUBoss, Lease
 from gpuboss.keys import Keys
 from tests.real.servers import RealServer
 
@@ -116,3 +118,15 @@ class HandScheduler:
 
     def end(self, to: Mapping[str, Any], reason: str) -> None:
         self.say("LeaseEnded", to, reason=reason, freed=True)
+
+
+async def hold(boss: GPUBoss, hand: HandScheduler) -> Lease:
+    """A lease of 8 GB, asked for and granted."""
+    acquiring = asyncio.create_task(boss.acquire(vram_gb=8))
+    hand.grant(await hand.hear("LeaseRequested"))
+    return await acquiring
+
+
+def asked(hand: HandScheduler) -> list[str]:
+    """The lease_ids that were asked for, each as often as it was."""
+    return [event["lease_id"] for event in hand.log("LeaseRequested")]

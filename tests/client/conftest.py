@@ -37,6 +37,12 @@ def slow_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Link, "append", slow)
 
 
+@pytest.fixture
+def short_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads that find nothing end soon: that is when the reader looks whether the stream is still the same."""
+    monkeypatch.setattr("gpuboss.client.link.BLOCK_S", 0.1)
+
+
 @pytest.fixture(scope="module")
 def module_platform(server_process: RealServer) -> Iterator[Platform]:
     """One real scheduler for all tests of a module: tests ask for `platform` instead."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from gpuboss import GPUBoss, GPUBossError, Lease, LeaseLost
+from gpuboss import GPUBoss, GPUBossError, LeaseLost
 from gpuboss.client.leadership import TRUSTED
 from gpuboss.client.link import Look
-from tests.client.by_hand import HandScheduler, until, until_ended
+from tests.client.by_hand import HandScheduler, hold, until, until_ended
 from tests.client.processes import Service
 from tests.real.one_server import served_by
 from tests.real.servers import RealServer, wait_for
@@ -27,12 +27,6 @@ def hand(hand: HandScheduler) -> HandScheduler:
     """It leads, with a session TTL that a test can wait for, and says nothing of sessions by itself."""
     hand.lead(session_ttl_ms=int(TTL_S * 1000))
     return hand
-
-
-async def hold(boss: GPUBoss, hand: HandScheduler) -> Lease:
-    acquiring = asyncio.create_task(boss.acquire(vram_gb=8))
-    hand.grant(await hand.hear("LeaseRequested"))
-    return await acquiring
 
 
 def sessions(hand: HandScheduler) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,24 @@ def test_a_wrong_setting_is_named(settings: dict[str, str], said: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no-such\.yaml"):
         GPUBoss.from_config(tmp_path / "no-such.yaml", service="painter")
+
+
+async def test_other_loops_than_asyncios_are_refused_in_clear_words() -> None:
+    with pytest.raises(Exception, match=r"runs on asyncio.*trio.*gpuboss\.blocking"):
+        outside_of_asyncio(GPUBoss("redis://localhost", "painter").__aenter__().send)
+
+
+def outside_of_asyncio(send: Callable[[None], object]) -> None:
+    """Run a coroutine's first step in a thread without an event loop of asyncio, as trio would."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(send, None).result(5)
+
+
+async def test_a_url_that_is_none_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"redis_url.*'http://localhost'"):
+        GPUBoss("http://localhost", "painter")
 
 
 async def test_where_gpus_are_disabled_everything_is_granted_as_cpu_without_redis(tmp_path: Path) -> None:
