@@ -1,4 +1,4 @@
-"""A log that was lost or cut: it is noticed, and nothing is lent that somebody may still hold."""
+"""A log that was lost: it is noticed, and nothing is lent that somebody may still hold."""
 
 from __future__ import annotations
 
@@ -20,14 +20,11 @@ from gpuboss.log import LogReader
 from gpuboss_scheduler.election import claim, look
 from gpuboss_scheduler.known_log import Known, KnownLog
 from gpuboss_scheduler.recovery import recover
-from tests.real.log_check import faults_of
-from tests.real.redis_view import Entry, RedisView, Service
+from tests.real.lost_logs import OPTIONS, TTL_MS, assert_granted_late, elected_anew, ms_of, row_of
+from tests.real.redis_view import RedisView, Service
 from tests.real.schedulers import SchedulerProcess, eventually
-from tests.real.servers import RealServer, available_servers, last_aof
+from tests.real.servers import RealServer
 
-CARD_MIB = 24_576
-TTL_MS = 1_000
-OPTIONS: dict[str, Any] = {"session_ttl": "1s", "devices": f"cuda:0={CARD_MIB}"}
 LONG_TTL_MS = 20_000
 LONG: dict[str, Any] = OPTIONS | {"session_ttl": f"{LONG_TTL_MS}ms"}  # a recovery in which another process may start
 
@@ -38,37 +35,6 @@ def leader(server: RealServer) -> Iterator[SchedulerProcess]:
     with SchedulerProcess(server.url, **OPTIONS) as process:
         process.wait_leading()
         yield process
-
-
-def row_of(view: RedisView, lease_id: str) -> dict[str, Any]:
-    eventually(lambda: lease_id in view.rows("leases"), f"the row of {lease_id}")
-    row: dict[str, Any] = view.rows("leases")[lease_id]
-    return row
-
-
-def elected_anew(view: RedisView) -> Entry:
-    """The election that says what was lost, once it has happened."""
-    found: list[Entry] = []
-
-    def happened() -> bool:
-        found[:] = [entry for entry in view.of_type("SchedulerElected") if "lost" in entry.data]
-        return bool(found)
-
-    eventually(happened, "an election that says that entries of the log are gone")
-    return found[-1]
-
-
-def ms_of(entry: Entry) -> int:
-    return int(entry.id.partition("-")[0])
-
-
-def assert_granted_late(service: Service, lease_id: str, elected: Entry, recovery_ms: int = TTL_MS) -> Entry:
-    """The grant comes once whoever holds a lease had its time, and soon after that."""
-    answer = service.answer(lease_id)
-    assert answer.type == "LeaseGranted"
-    late_ms = answer.data["granted_at_ms"] - ms_of(elected)
-    assert recovery_ms <= late_ms <= recovery_ms + 1_500
-    return answer
 
 
 def test_an_emptied_server_is_noticed_and_holders_keep_what_they_hold(
@@ -283,6 +249,25 @@ def test_a_memory_file_that_cannot_be_read_is_said_and_does_no_harm(
         assert "known-log.json" in scheduler.stderr
 
 
+def test_a_memory_file_that_cannot_be_written_is_named_at_once(server: RealServer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with SchedulerProcess(server.url, memory_file=str(tmp_path / "file" / "log.json"), **OPTIONS) as scheduler:
+        assert scheduler.wait() == 3
+        assert "--memory-file" in scheduler.stderr
+
+
+def test_an_embedded_server_without_its_data_is_noticed(tmp_path: Path) -> None:
+    options = OPTIONS | {"embedded": True, "data_dir": str(tmp_path / "data")}
+    with SchedulerProcess(None, **options) as scheduler:
+        scheduler.wait_leading()
+        scheduler.terminate()
+    shutil.rmtree(tmp_path / "data" / "appendonlydir")
+    with SchedulerProcess(None, **options) as scheduler:
+        scheduler.wait_leading()
+        scheduler.wait_for("entries of the log are gone")
+        scheduler.terminate()
+
+
 def test_the_log_begun_anew_can_be_taken_over(view: RedisView, server: RealServer) -> None:
     options = OPTIONS | {"session_ttl": "8s"}
     with SchedulerProcess(server.url, **options) as leader:
@@ -299,132 +284,3 @@ def test_the_log_begun_anew_can_be_taken_over(view: RedisView, server: RealServe
         assert_granted_late(holder, waiting, elected, 8_000)
         assert view.rows("leases").keys() == {row["lease_id"], waiting}
         assert elected_anew(view) == elected
-
-
-# ---------------------------------------------------------------- a cut tail
-
-
-class Cut:
-    """A server whose AOF loses what was written after `mark`, as with a power failure under everysec."""
-
-    def __init__(self, server: RealServer) -> None:
-        self.server = server
-        self._size = 0
-
-    def _file(self) -> Path:
-        return last_aof(self.server)
-
-    def mark(self) -> None:
-        """What is written from here on will be lost."""
-        self._size = self._file().stat().st_size
-
-    def mark_amid_the_last(self, written: bytes) -> None:
-        """What is written from the last of these bytes on will be lost."""
-        self._size = self._file().read_bytes().rindex(written)
-
-    def power_failure(self) -> None:
-        """Kill the server, cut its AOF, and start it again."""
-        self.server.kill()
-        with self._file().open("r+b") as file:
-            file.truncate(self._size)
-        self.server.start()
-
-
-@pytest.fixture
-def cut(own_server: RealServer) -> Cut:
-    own_server.start()
-    return Cut(own_server)
-
-
-def test_what_was_granted_in_a_tail_that_is_gone_is_not_granted_again(cut: Cut) -> None:
-    with SchedulerProcess(cut.server.url, **OPTIONS) as scheduler, cut.server.client() as client:
-        view = RedisView(client)
-        scheduler.wait_leading()
-        first, second = Service(view, "first"), Service(view, "second")
-        released = first.lease(20_000)
-        asked = second.queue(20_000)
-        cut.mark()
-        first.release(released)
-        row = row_of(view, second.answer(asked).data["lease_id"])
-        eventually(lambda: view.scheduler()["fence"] == str(row["fence"]), "a beat after the grant")
-        scheduler.signal(signal.SIGSTOP)
-        cut.power_failure()
-        # What was asked before anybody noticed must not be decided as if nothing had happened.
-        small = Service(view, "early").request(4_000)
-        early = Service(view, "early").request(20_000)
-        scheduler.signal(signal.SIGCONT)
-        elected = elected_anew(view)
-        view.append("LeaseReasserted", **row)
-        view.append("LeaseReleased", lease_id=released, service="first")
-        assert_granted_late(Service(view, "early"), small, elected)
-        assert view.rows("leases").keys() == {asked, small}
-        second.release(asked)
-        assert Service(view, "early").answer(early).type == "LeaseGranted"
-        assert faults_of(view) == []
-        scheduler.terminate()
-    with SchedulerProcess(cut.server.url, **OPTIONS) as scheduler:
-        scheduler.wait_leading()  # it derives all of it again, and goes on
-
-
-def test_what_was_granted_just_before_the_power_failed_is_missed(cut: Cut) -> None:
-    with SchedulerProcess(cut.server.url, **OPTIONS) as scheduler, cut.server.client() as client:
-        view = RedisView(client)
-        scheduler.wait_leading()
-        holder = Service(view, "holder")
-        holder.release(holder.lease(1))
-        cut.mark()
-        row = row_of(view, holder.lease(20_000))
-        cut.power_failure()  # before another beat, nearly always
-        elected = elected_anew(view)
-        view.append("LeaseReasserted", **row)
-        small = Service(view, "other").request(4_000)
-        assert_granted_late(Service(view, "other"), small, elected)
-        assert view.rows("leases").keys() == {row["lease_id"], small}
-        assert faults_of(view) == []
-
-
-@pytest.mark.parametrize("kind", available_servers())
-def test_half_a_commit_does_not_come_back_with_the_next_restart(kind: str, tmp_path: Path) -> None:
-    """Redis leaves it in its file, and would carry it out with the next transaction."""
-    with RealServer(tmp_path, kind) as own_server:
-        _cut_amid_a_commit(Cut(own_server))
-
-
-def _cut_amid_a_commit(cut: Cut) -> None:
-    with SchedulerProcess(cut.server.url, **OPTIONS) as scheduler, cut.server.client() as client:
-        view = RedisView(client)
-        scheduler.wait_leading()
-        service = Service(view, "service")
-        first, second = service.lease(20_000), service.queue(20_000)
-        service.release(first)  # one commit ends the first and grants the second
-        service.answer(second)
-        cut.mark_amid_the_last(b"LeaseGranted")
-        cut.power_failure()
-        service.release(first)
-        service.answer(second)
-        eventually(lambda: client.info("persistence")["aof_rewrites"], "the AOF to be written anew")
-        eventually(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "that to end")
-        cut.server.kill()
-        cut.server.start()
-        service.release(second)
-        service.lease(20_000)
-        assert faults_of(view) == []
-
-
-def test_an_embedded_server_without_its_data_is_noticed(tmp_path: Path) -> None:
-    options = OPTIONS | {"embedded": True, "data_dir": str(tmp_path / "data")}
-    with SchedulerProcess(None, **options) as scheduler:
-        scheduler.wait_leading()
-        scheduler.terminate()
-    shutil.rmtree(tmp_path / "data" / "appendonlydir")
-    with SchedulerProcess(None, **options) as scheduler:
-        scheduler.wait_leading()
-        scheduler.wait_for("entries of the log are gone")
-        scheduler.terminate()
-
-
-def test_a_memory_file_that_cannot_be_written_is_named_at_once(server: RealServer, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with SchedulerProcess(server.url, memory_file=str(tmp_path / "file" / "log.json"), **OPTIONS) as scheduler:
-        assert scheduler.wait() == 3
-        assert "--memory-file" in scheduler.stderr
