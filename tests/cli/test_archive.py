@@ -14,8 +14,7 @@ from gpuboss.archive import EntriesMissing, whole_log
 from gpuboss.log import PAGE, Entry, LogReader
 from tests.cli.archives import keep, keep_all, trim
 from tests.cli.console import Console, Ended, keep_snapshot, store
-from tests.cli.test_events import hostile
-from tests.cli.test_replay import digest_of, story
+from tests.cli.stories import digest_of, hostile, story
 from tests.core.scenario import Scenario, fold
 
 

@@ -11,35 +11,8 @@ import redis
 
 from gpuboss.jsonl import read_jsonl
 from tests.cli.console import Console, append, store
+from tests.cli.stories import hostile, quiet
 from tests.core.scenario import START_MS, Entry, Scenario
-
-HOSTILE = (
-    [b"type", b"\x1b[31mRed", b"data", b'{"a":"\\u001b[2J"}'],
-    [b"type", b"LeaseRequested", b"data", b'{"service":"\xc2\x9b31m","lease_id":"\xe2\x80\xaegnp"}'],
-    [b"type", b"LeaseRequested", b"data", b'{"\xc2\x9b":{"\\u009b":["\xf3\xa0\x81\x81"]},"b":"\\ud83d\\ude00"}'],
-    [b"type", b"LeaseGranted", b"data", b"\x1b]0;title\x07\x9b\xff\r\n\x00"],
-    [b"type", b"", b"data", b""],
-    [b"\x1b", b"\x9b", b"\xc2\x85", b"\x0e"],
-    [b"type", b"A", b"data", b'{"a":"x\\ny"}', b"\x7f", b"\x08"],
-    [b"type", b"A" * 100_000, b"data", b"[" * 60_000],
-    [b"type", b"A", b"data", json.dumps({f"field{number}": "\x1b" for number in range(500)}).encode()],
-)
-
-
-def quiet() -> Scenario:
-    given = Scenario(24_576)
-    given.request("holder", 8_192)
-    given.request("second", 24_000, priority="high")
-    given.release("holder")
-    return given
-
-
-def hostile() -> Scenario:
-    given = quiet()
-    for fields in HOSTILE:
-        given.append(*fields)
-    given.settle()
-    return given
 
 
 def lines_of(console: Console, *arguments: str) -> list[str]:

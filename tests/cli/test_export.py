@@ -9,7 +9,7 @@ import redis
 
 from gpuboss.jsonl import read_jsonl
 from tests.cli.console import Console, append, store
-from tests.cli.test_events import hostile, quiet
+from tests.cli.stories import hostile, quiet
 from tests.core.scenario import START_MS, Scenario
 
 
