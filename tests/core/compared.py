@@ -8,7 +8,8 @@ import msgspec
 
 from gpuboss.core.projections import device_row, device_rows, lease_row, lease_rows, queue_row
 from gpuboss.core.state import State, Told, Turn
-from tests.core.model import Answer, Model, Rejection
+from tests.core.model import Model
+from tests.core.model_decisions import Answer, Rejection
 from tests.core.scenario import Entry, Log
 
 
@@ -46,9 +47,9 @@ class ComparedLog(Log):
 
     def _compare_rows(self) -> None:
         state, model = self.state, self.model
-        assert (state.now_ms, state.epoch, state.seq) == (model.now_ms, model.epoch, model.seq)
+        assert (state.now_ms, state.epoch, state.seq) == (model.clock.now_ms, model.epoch, model.seq)
         queue = [(row.lease_id, row.priority) for row in map(queue_row, state.waitlist.in_order())]
-        assert queue == [(case.asked["lease_id"], case.counts_as) for case in model.queue()]
+        assert queue == [(case.asked["lease_id"], case.counts_as) for case in model.queue.in_order()]
         free_mib = {key: row.free_mib for key, row in device_rows(state).items()}
         assert free_mib == {key: model.room.free_mib(key) for key in model.devices}
         leases = {i: (row.state, row.expires_at_ms, row.priority) for i, row in lease_rows(state).items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.core.model import Rejection
+from tests.core.model_decisions import Rejection
 
 VALID: dict[str, Any] = {"lease_id": "lease-0001", "service": "imajin", "vram_mib": 8192}
 ADDRESSED = Rejection("invalid", "lease-0001", "imajin", None, "imajin")

@@ -106,14 +106,9 @@ class Plan:
     def end_ms(self, lease: Case) -> int | None:
         """When the memory of a lease is back, as far as that is certain."""
         if lease.is_ not in ALIVE:
-            return lease.reclaiming_ms + self.lingers_ms(lease)
+            return lease.reclaiming_ms + lingers_ms(self.rules, lease)
         ends = [ms for ms in (lease.expires_ms, lease.yield_by_ms) if ms is not None]
         return min(ends) + int(self.rules["lock_delay_ms"]) if ends else None
-
-    def lingers_ms(self, lease: Case) -> int:
-        """How long its memory may still be there after its end."""
-        delays = [self.rules["lock_delay_ms"]] + ([self.rules["settle_ms"]] if lease.settles else [])
-        return int(min(delays))
 
     def left_over_mib(self, case: Case, key: str, at_ms: int) -> int:
         """What of a device nobody would hold then, beside the request itself."""
@@ -159,3 +154,9 @@ class Plan:
         asked_mib = sum(int(each.asked["vram_mib"]) for each in ended if each in pending)
         owed_mib = int(wanted_by.asked["vram_mib"]) - self.room.hold_mib(key)
         return back_mib + max(0, asked_mib - owed_mib)
+
+
+def lingers_ms(rules: dict[str, Any], lease: Case) -> int:
+    """How long the memory of a lease may still be there after its end."""
+    delays = [rules["lock_delay_ms"]] + ([rules["settle_ms"]] if lease.settles else [])
+    return int(min(delays))

@@ -57,6 +57,16 @@ class Case:
         names = ("vram_mib", "gpus", "exclusive", "device", "node", "ttl_ms")
         return (self.counts_as, *(self.asked[name] for name in names))
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """Who comes before whom."""
+        return self.key, self.arrival
+
+    @property
+    def size_mib(self) -> int:
+        """What it takes on all its devices together."""
+        return int(self.asked["vram_mib"] * self.asked["gpus"])
+
 
 class Room:
     """The devices by `<node>/cuda:<n>`, as last observed, and the cases by lease_id: both are the model's own."""

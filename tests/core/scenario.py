@@ -46,7 +46,7 @@ from gpuboss.events import (
     YieldRequested,
 )
 from gpuboss.fields import HeadStart, ServiceRules
-from tests.core.model import Rejection
+from tests.core.model_decisions import Rejection
 
 START_MS = 1_700_000_000_000
 NODE = "alpha"

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from tests.core import hostile
-from tests.core.model import Rejection
+from tests.core.model_decisions import Rejection
 from tests.real.log_check import faults_of
 from tests.real.redis_view import RedisView, Service
 from tests.real.schedulers import SchedulerProcess, eventually
