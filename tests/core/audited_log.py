@@ -43,6 +43,10 @@ class AuditedLog:
     decided_through: tuple[int, int]
     problems: list[str]
 
+    def blame(self, entry: Audited, what: str) -> None:
+        """Something is wrong with an entry."""
+        self.problems.append(f"{entry.id} {entry.type or '?'}: {what}")
+
 
 @dataclass
 class Caps:
