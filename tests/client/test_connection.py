@@ -181,12 +181,12 @@ async def test_old_grants_read_again_release_nothing(
 async def test_a_new_incarnation_is_told_what_is_held_and_asked_again_for_the_rest(
     server: RealServer, hand: HandScheduler
 ) -> None:
-    hand.lead(session_ttl_ms=600)
+    hand.lead(session_ttl_ms=1_500)
     async with GPUBoss(server.url, "painter") as boss:
         lease = await hold(boss, hand)
         waiting = asyncio.create_task(boss.acquire(vram_gb=4))
         request = await hand.hear("LeaseRequested")
-        hand.lead(session_ttl_ms=600, incarnation="second")
+        hand.lead(session_ttl_ms=1_500, incarnation="second")
         asserted = await hand.hear("LeaseReasserted")
         assert (asserted["lease_id"], asserted["device"], asserted["fence"]) == (lease.lease_id, "cuda:0", 1)
         again = await hand.hear("LeaseRequested")
@@ -199,11 +199,11 @@ async def test_a_new_incarnation_is_told_what_is_held_and_asked_again_for_the_re
 async def test_to_a_new_incarnation_releases_come_first_and_a_lease_that_is_granted_again_goes_on(
     server: RealServer, hand: HandScheduler
 ) -> None:
-    hand.lead(session_ttl_ms=600)
+    hand.lead(session_ttl_ms=1_500)
     async with GPUBoss(server.url, "painter") as boss:
         lease, left = await hold(boss, hand), await hold(boss, hand)
         await boss.release(left)
-        hand.lead(session_ttl_ms=600, incarnation="second")
+        hand.lead(session_ttl_ms=1_500, incarnation="second")
         asserted = await hand.hear("LeaseReasserted")
         hand.grant(asserted, expires_at_ms=None)
         later = await hold(boss, hand)  # whose grant is read after that
@@ -218,7 +218,7 @@ async def test_to_a_new_incarnation_releases_come_first_and_a_lease_that_is_gran
 async def test_to_a_new_incarnation_what_was_revoked_is_released_by_who_is_done_with_it(
     server: RealServer, hand: HandScheduler, is_done: bool
 ) -> None:
-    hand.lead(session_ttl_ms=600)
+    hand.lead(session_ttl_ms=1_500)
     async with GPUBoss(server.url, "painter") as boss:
         lease, held = await hold(boss, hand), await hold(boss, hand)
         hand.end({"lease_id": lease.lease_id, "session": hand.log("LeaseRequested")[0]["session"]}, "revoked")
@@ -227,7 +227,7 @@ async def test_to_a_new_incarnation_what_was_revoked_is_released_by_who_is_done_
         if is_done:
             await boss.release(lease)
         assert hand.log("LeaseReleased") == []
-        hand.lead(session_ttl_ms=600, incarnation="second")
+        hand.lead(session_ttl_ms=1_500, incarnation="second")
         assert (await hand.hear("LeaseReasserted"))["lease_id"] == held.lease_id
         if not is_done:
             assert hand.log("LeaseReleased") == []
