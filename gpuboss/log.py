@@ -76,9 +76,9 @@ class LogReader:
         page: Any = self._client.xrange(self._keys.events, count=1)
         return page[0][0].decode() if page else None
 
-    def last_id(self) -> str | None:
-        """The id of the last entry; None for an empty log."""
-        page: Any = self._client.xrevrange(self._keys.events, count=1)
+    def last_id(self, through: str = "+") -> str | None:
+        """The id of the last entry up to `through`; None if there is none."""
+        page: Any = self._client.xrevrange(self._keys.events, max=through, count=1)
         return page[0][0].decode() if page else None
 
     def holds(self, entry_id: str) -> bool:

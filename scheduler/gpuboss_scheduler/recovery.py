@@ -129,6 +129,7 @@ def _recover(log: LogReader, cursor: str, is_lost: bool) -> Recovered:
     _check_decisions(verifier)
     tail.epoch, tail.seq = highest.epoch, highest.seq
     if is_lost:
+        tail.cursor = log.last_id(through=cursor) or "0-0"  # the same place, at an entry that others will not miss
         tail.undecided, tail.fence = leftovers.entries, leftovers.fence
         tail.seq -= leftovers.facts
     return tail

@@ -34,7 +34,7 @@ def sessions(hand: HandScheduler) -> dict[str, float]:
 
 
 def alive(hand: HandScheduler) -> set[str]:
-    """The sessions whose time is not up. One that a late beat puts back behind its end is there until its TTL is over."""
+    """The sessions whose time is not up. One that a late beat puts back behind its end is there for its TTL."""
     now_ms = hand.now_ms()
     return {member for member, due_ms in sessions(hand).items() if due_ms > now_ms}
 
