@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from gpuboss.core.stream_ids import is_later
 from tests.core.audited_log import DECISION_TYPES, FACT_TYPES
 from tests.sim.askings import Askings, Charge
 
@@ -154,21 +155,28 @@ class Promises:
         if self._has_gap:
             self._granted_in_gap[lease_id] = None
         else:
-            self._check_lent(entry_id, devices)
-            self._check_limit(entry_id, data["service"])
+            charges = self._charged_at(data.get("cause", entry_id))
+            self._check_lent(entry_id, devices, charges)
+            self._check_limit(entry_id, data["service"], charges)
 
-    def _check_lent(self, entry_id: str, devices: tuple[str, ...]) -> None:
+    def _charged_at(self, cause: str) -> dict[str, Charge]:
+        """What is promised as the scheduler knew it when it decided on an entry: what is reasserted behind that may
+        be refused yet."""
+        late = {lease_id for entry_id, lease_id in self._reasserted.items() if is_later(entry_id, cause)}
+        return {lease_id: charge for lease_id, charge in self._charges.items() if lease_id not in late}
+
+    def _check_lent(self, entry_id: str, devices: tuple[str, ...], charges: dict[str, Charge]) -> None:
         for device in devices:
-            promised_mib = sum(charge.vram_mib for charge in self._charges.values() if device in charge.devices)
+            promised_mib = sum(charge.vram_mib for charge in charges.values() if device in charge.devices)
             if promised_mib > self.total_mib.get(device, 0):
                 self._blame(
                     f"S1: {entry_id} promises {promised_mib} MiB on {device}, which has {self.total_mib.get(device, 0)}"
                 )
-        self._askings.lent(entry_id, devices, self._charges, self.total_mib)
+        self._askings.lent(entry_id, devices, charges, self.total_mib)
 
-    def _check_limit(self, entry_id: str, service: str) -> None:
+    def _check_limit(self, entry_id: str, service: str, charges: dict[str, Charge]) -> None:
         limit_mib = self._limits_mib.get(service)
-        held_mib = sum(len(each.devices) * each.vram_mib for each in self._charges.values() if each.service == service)
+        held_mib = sum(len(each.devices) * each.vram_mib for each in charges.values() if each.service == service)
         if limit_mib is not None and held_mib > limit_mib:
             self._blame(f"{entry_id} lends {service} {held_mib} MiB in all, whose limit is {limit_mib}")
 

@@ -142,3 +142,12 @@ def test_no_service_is_lent_more_than_its_limit() -> None:
     log = (*BEGUN, granted("a", 3_000, 1), granted("b", 1_000, 2), granted("c", 5_000, 3, "other"))
     assert blamed(*log, limits_mib={"worker": 4_000}) == []
     assert blamed(*log, limits_mib={"worker": 3_999}) == ["4-0 lends worker 4000 MiB in all, whose limit is 3999"]
+
+
+@pytest.mark.parametrize(("cause", "problems"), [("3-0", []), ("4-0", ["S1: 5-0 promises 12000 MiB on node/cuda:0"])])
+def test_what_is_reasserted_counts_for_what_is_decided_behind_it(cause: str, problems: list[str]) -> None:
+    held = {"lease_id": "old", "service": "worker", "node": "node", "devices": ["cuda:0"], "vram_mib": 6_000}
+    grant = granted("new", 6_000, 1)
+    log = (*BEGUN, requested("new", 6_000), ("LeaseReasserted", held), (grant[0], grant[1] | {"cause": cause}))
+    found = blamed(*log)
+    assert [problem.partition(",")[0] for problem in found] == problems
