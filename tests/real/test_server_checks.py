@@ -244,6 +244,7 @@ def test_what_the_policy_says_stands_in_the_log(own_server: RealServer, tmp_path
             "preemption": "idle",
             "preempt_after_ms": {"high": 5000, "normal": 60_000},
             "grace_ms": 15_000,
+            "settle_ms": 5_000,
             "min_run_ms": 60_000,
             "max_waiting": 7,
             "services": {"ollama": {"max_waiting": 3}, "imajin": {"max_waiting": 7}},
