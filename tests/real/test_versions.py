@@ -127,33 +127,34 @@ def test_a_clean_end_hands_over_with_a_snapshot_of_the_older_core(server: RealSe
 def test_an_older_core_never_leads_a_log_of_a_newer_one(server: RealServer, both: RedisView) -> None:
     view, address = both, free_address()
     reign_of_core_1(server, view)
-    with newer(server.url) as new, SchedulerProcess(server.url, devices=CARDS, http=address) as old:
+    with newer(server.url) as new:
         new.wait_leading()
-        line = old.wait_for("cannot lead: core 2 decides this log")
-        assert "through core 1" in line
-        assert "use one as new" in line
-        eventually(lambda: ready(address)[0] == 503, "it to say that it could not take over")
-        assert "core 2 decides this log" in ready(address)[1]
-        new.kill()
-        # Whatever of it is left says so: the hash, the snapshot, the log.
-        view.client.delete(view.key("scheduler"))
-        with SchedulerProcess(server.url, devices=CARDS) as other:
-            other.wait_for("cannot lead: core 2 decides this log")
-            view.client.delete(view.key("snapshot"))
-        with SchedulerProcess(server.url, devices=CARDS) as other:
-            other.wait_for("cannot lead: core 2 decides this log")
-        new.start()
-        assert new.wait_leading() == 3
-        assert "leading" not in old.stderr
-        assert old.stderr.count("cannot lead") == 1
-        new.terminate()
-        eventually(lambda: view.scheduler()["leader"] == "", "nobody to lead")
-        view.client.delete(view.key("scheduler"))
-        view.client.xtrim(view.key("events"), maxlen=1, approximate=False)
-        with SchedulerProcess(server.url, devices=CARDS) as other:  # only the snapshot says it now
-            other.wait_for("cannot lead: core 2 decides this log")
-        view.client.flushall()  # a log of nobody: it is free to begin one
-        old.wait_leading()
+        with SchedulerProcess(server.url, devices=CARDS, http=address) as old:
+            line = old.wait_for("cannot lead: core 2 decides this log")
+            assert "through core 1" in line
+            assert "use one as new" in line
+            eventually(lambda: ready(address)[0] == 503, "it to say that it could not take over")
+            assert "core 2 decides this log" in ready(address)[1]
+            new.kill()
+            # Whatever of it is left says so: the hash, the snapshot, the log.
+            view.client.delete(view.key("scheduler"))
+            with SchedulerProcess(server.url, devices=CARDS) as other:
+                other.wait_for("cannot lead: core 2 decides this log")
+                view.client.delete(view.key("snapshot"))
+            with SchedulerProcess(server.url, devices=CARDS) as other:
+                other.wait_for("cannot lead: core 2 decides this log")
+            new.start()
+            assert new.wait_leading() == 3
+            assert "leading" not in old.stderr
+            assert old.stderr.count("cannot lead") == 1
+            new.terminate()
+            eventually(lambda: view.scheduler()["leader"] == "", "nobody to lead")
+            view.client.delete(view.key("scheduler"))
+            view.client.xtrim(view.key("events"), maxlen=1, approximate=False)
+            with SchedulerProcess(server.url, devices=CARDS) as other:  # only the snapshot says it now
+                other.wait_for("cannot lead: core 2 decides this log")
+            view.client.flushall()  # a log of nobody: it is free to begin one
+            old.wait_leading()
     assert replay("gpuboss", server.url)[0] == 0
 
 
