@@ -121,7 +121,8 @@ class LeaseReasserted(FromService, frozen=True):
 
 
 class LeaseRevoked(Event, frozen=True, omit_defaults=True):
-    """An operator takes a lease away, after `grace_ms` in which its holder may give it back itself.
+    """An operator takes a lease away, after `grace_ms` in which its holder may give it back itself. `vouched`: or says
+    of one that has ended that its memory is gone, so that it is free; whoever revokes twice does not say that.
 
     `epoch` and `seq` are there when the scheduler writes it for an operator who deleted a projection.
     """
@@ -130,6 +131,7 @@ class LeaseRevoked(Event, frozen=True, omit_defaults=True):
     reason: Text
     by: Text
     grace_ms: Ms = 0
+    vouched: bool = False
     epoch: Ms | None = None
     seq: Ms | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from gpuboss.cli.options import (
     printable,
 )
 from gpuboss.cli.reach import reach
+
+if TYPE_CHECKING:
+    from gpuboss.events import LeaseRevoked
 
 EXAMPLES = examples(
     "gpuboss revoke 4f9c0e7a1b2d --grace 30s   # ask for it back, and take it after 30 s",
@@ -50,17 +53,14 @@ def revoke(
     Revoking a lease that is being reclaimed frees it: you vouch that its memory is gone. Exits 1 if there is no
     such lease.
     """
+    from msgspec.structs import replace
+
     from gpuboss.cli.answers import append, read_row, wait_for_answer
     from gpuboss.cli.exits import AnswerIsNo
     from gpuboss.cli.output import print_json, print_text
-    from gpuboss.events import EventRejected, LeaseRevoked
+    from gpuboss.events import EventRejected
 
-    event = LeaseRevoked(
-        lease_id=checked_lease_id(lease_id),
-        reason=printable(reason, "--reason"),
-        by=printable(_me() if by is None else by, "--by"),
-        grace_ms=duration_ms(grace, "--grace"),
-    )
+    event = _revocation(lease_id, reason, grace, by)
     wait_ms = duration_ms(wait, "--wait")
     with reach(redis_url, namespace, config) as place:
         place.require_leader()
@@ -71,6 +71,7 @@ def revoke(
         def is_freed() -> bool:
             return state == "reclaiming" and read_row(place, lease_id) is None
 
+        event = replace(event, vouched=state == "reclaiming")
         answer = wait_for_answer(place, append(place, event), wait_ms, is_freed)
     if answer is None:
         # Ending it again is no decision: it had ended, and now its VRAM counts as free.
@@ -82,6 +83,17 @@ def revoke(
     if isinstance(answer.decision, EventRejected):
         raise AnswerIsNo(f"{answer.decision.reason}: {answer.decision.detail}")
     answer.show(json)
+
+
+def _revocation(lease_id: str, reason: str, grace: str, by: str | None) -> LeaseRevoked:
+    from gpuboss.events import LeaseRevoked
+
+    return LeaseRevoked(
+        lease_id=checked_lease_id(lease_id),
+        reason=printable(reason, "--reason"),
+        by=printable(_me() if by is None else by, "--by"),
+        grace_ms=duration_ms(grace, "--grace"),
+    )
 
 
 def _me() -> str:

@@ -141,7 +141,7 @@ def _tick(turn: Turn, event: ClockTicked) -> None:
 
 def _revoke(turn: Turn, event: LeaseRevoked) -> None:
     lease = turn.state.ledger.leases.get(event.lease_id)
-    if lease is not None and lease.state == "reclaiming":
+    if lease is not None and lease.state == "reclaiming" and event.vouched:
         lease.vouched = True
 
 

@@ -145,9 +145,9 @@ def revoke(turn: Turn, event: LeaseRevoked) -> None:
         detail = "it has ended already" if known is not None else "the log knows no such lease or request"
         reject_unaddressed(turn, "unknown_lease", f"lease {event.lease_id}: {detail}", event.lease_id)
         return
-    if lease.state == "reclaiming" and event.seq == turn.state.seq and event.epoch == turn.state.epoch:
-        return  # the scheduler saw the row of a held lease vanish, which has ended meanwhile: nobody vouches for it
-    if event.grace_ms and lease.state in ("held", "idle"):
+    if event.vouched:
+        happen(turn, lease, "vouch")
+    elif event.grace_ms and lease.state in ("held", "idle"):
         ask_back(turn, lease, turn.state.now_ms + event.grace_ms, None)
     else:
         happen(turn, lease, "ask_back" if event.grace_ms else "revoke")

@@ -25,6 +25,7 @@ Happening = Literal[
     "expire",  # its TTL is over
     "ask_back",  # an operator wants it back, with a grace
     "revoke",  # an operator takes it, or the grace is over
+    "vouch",  # an operator takes it, and says that its memory is gone if it has ended
     "lose_session",  # its process is silent
     "lose_device",  # one of its devices is gone
     "reclaim",  # its memory is back
@@ -52,6 +53,7 @@ TABLE: dict[tuple[State, Happening], Move] = {
     ("held", "expire"): Move("unclean", "expired"),
     ("held", "ask_back"): Move("yielding"),
     ("held", "revoke"): Move("unclean", "revoked"),
+    ("held", "vouch"): Move("unclean", "revoked"),
     ("held", "lose_session"): Move("unclean", "session_lost"),
     ("held", "lose_device"): Move("unclean", "device_lost"),
     ("held", "reclaim"): _NOTHING,
@@ -62,6 +64,7 @@ TABLE: dict[tuple[State, Happening], Move] = {
     ("idle", "expire"): Move("unclean", "expired"),
     ("idle", "ask_back"): Move("yielding"),
     ("idle", "revoke"): Move("unclean", "revoked"),
+    ("idle", "vouch"): Move("unclean", "revoked"),
     ("idle", "lose_session"): Move("unclean", "session_lost"),
     ("idle", "lose_device"): Move("unclean", "device_lost"),
     ("idle", "reclaim"): _NOTHING,
@@ -73,6 +76,7 @@ TABLE: dict[tuple[State, Happening], Move] = {
     ("yielding", "expire"): Move("unclean", "expired"),
     ("yielding", "ask_back"): _NOTHING,
     ("yielding", "revoke"): Move("unclean", "revoked"),
+    ("yielding", "vouch"): Move("unclean", "revoked"),
     ("yielding", "lose_session"): Move("unclean", "session_lost"),
     ("yielding", "lose_device"): Move("unclean", "device_lost"),
     ("yielding", "reclaim"): _NOTHING,
@@ -81,9 +85,9 @@ TABLE: dict[tuple[State, Happening], Move] = {
     ("reclaiming", "idle"): _GONE,
     ("reclaiming", "resume"): _GONE,
     ("reclaiming", "expire"): _NOTHING,
-    # The operator vouches that the memory is back; the fact that says so, `VramReclaimed`, follows.
-    ("reclaiming", "ask_back"): Move("vouched"),
-    ("reclaiming", "revoke"): Move("vouched"),
+    ("reclaiming", "ask_back"): _NOTHING,  # whoever wrote it may not have known that it had ended
+    ("reclaiming", "revoke"): _NOTHING,
+    ("reclaiming", "vouch"): Move("vouched"),  # the fact that says so, `VramReclaimed`, follows
     ("reclaiming", "lose_session"): _NOTHING,
     ("reclaiming", "lose_device"): _NOTHING,
     ("reclaiming", "reclaim"): Move("gone"),

@@ -305,7 +305,7 @@ class Model:
         elif case.is_ == "waiting":
             self.decisions.deny(case, "cancelled")
         elif case.is_ == "reclaiming":
-            pass  # the operator vouches that the memory is back; the scheduler's fact follows
+            pass  # if the operator vouches that the memory is back, the scheduler's fact follows
         elif not grace_ms:
             self.decisions.end(case, "revoked")
         elif case.is_ != "yielding":

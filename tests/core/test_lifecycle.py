@@ -6,10 +6,12 @@ import pytest
 
 from gpuboss.core import lifecycle
 from gpuboss.core.lifecycle import Happening, Move, State
+from gpuboss.events import LeaseRevoked
 from tests.core.scenario import (
     Scenario,
     device_lost,
     idled,
+    padded,
     reclaimed,
     renewed,
     resumed,
@@ -57,6 +59,7 @@ WHAT_FOLLOWS = {
     ("held", "expire"): (["ended a: expired, reclaiming"], "reclaiming"),
     ("held", "ask_back"): (["asked back a within 700 ms"], "yielding"),
     ("held", "revoke"): (["ended a: revoked, reclaiming"], "reclaiming"),
+    ("held", "vouch"): (["ended a: revoked, reclaiming"], "reclaiming"),
     ("held", "lose_session"): (["ended a: session_lost, reclaiming"], "reclaiming"),
     ("held", "lose_device"): (["ended a: device_lost, freed"], None),
     ("held", "reclaim"): ([], "held"),
@@ -67,6 +70,7 @@ WHAT_FOLLOWS = {
     ("idle", "expire"): (["ended a: expired, reclaiming"], "reclaiming"),
     ("idle", "ask_back"): (["asked back a within 700 ms"], "yielding"),
     ("idle", "revoke"): (["ended a: revoked, reclaiming"], "reclaiming"),
+    ("idle", "vouch"): (["ended a: revoked, reclaiming"], "reclaiming"),
     ("idle", "lose_session"): (["ended a: session_lost, reclaiming"], "reclaiming"),
     ("idle", "lose_device"): (["ended a: device_lost, freed"], None),
     ("idle", "reclaim"): ([], "idle"),
@@ -77,6 +81,7 @@ WHAT_FOLLOWS = {
     ("yielding", "expire"): (["ended a: expired, reclaiming"], "reclaiming"),
     ("yielding", "ask_back"): ([], "yielding"),
     ("yielding", "revoke"): (["ended a: revoked, reclaiming"], "reclaiming"),
+    ("yielding", "vouch"): (["ended a: revoked, reclaiming"], "reclaiming"),
     ("yielding", "lose_session"): (["ended a: session_lost, reclaiming"], "reclaiming"),
     ("yielding", "lose_device"): (["ended a: device_lost, freed"], None),
     ("yielding", "reclaim"): ([], "yielding"),
@@ -87,6 +92,7 @@ WHAT_FOLLOWS = {
     ("reclaiming", "expire"): ([], "reclaiming"),
     ("reclaiming", "ask_back"): ([], "reclaiming"),
     ("reclaiming", "revoke"): ([], "reclaiming"),
+    ("reclaiming", "vouch"): ([], "reclaiming"),
     ("reclaiming", "lose_session"): ([], "reclaiming"),
     ("reclaiming", "lose_device"): ([], None),
     ("reclaiming", "reclaim"): ([], None),
@@ -100,6 +106,7 @@ WHEN = {
     "expire": lambda scenario: scenario.tick(after_ms=100),
     "ask_back": lambda scenario: scenario.revoke("a", grace_ms=700),
     "revoke": lambda scenario: scenario.revoke("a"),
+    "vouch": lambda scenario: scenario.says(LeaseRevoked(padded("a"), "it is gone", "root", vouched=True)),
     "lose_session": lambda scenario: scenario.happens(session_lost("s")),
     "lose_device": lambda scenario: scenario.happens(device_lost(0)),
     "reclaim": lambda scenario: scenario.happens(reclaimed("a")),
@@ -126,6 +133,17 @@ def test_every_row_of_the_table(state, happening):
 
 def test_every_pair_is_tried():
     assert set(WHAT_FOLLOWS) == set(lifecycle.TABLE)
+
+
+@pytest.mark.parametrize("grace_ms", [0, 700])
+def test_who_revokes_twice_does_not_say_that_its_memory_is_gone(grace_ms):
+    scenario = leased_on_a_real_device()
+    scenario.revoke("a")
+    scenario.revoke("a", grace_ms=grace_ms)
+    [lease] = scenario.state.ledger.leases.values()
+    assert not lease.vouched
+    WHEN["vouch"](scenario)
+    assert lease.vouched
 
 
 def test_a_deadline_to_yield_that_passes_revokes():
