@@ -56,7 +56,7 @@ def test_a_server_that_may_evict_the_log_is_refused(tmp_path: Path, policy: str)
 def test_without_redis_one_line_says_so_at_once(url: str) -> None:
     began_s = time.monotonic()
     code, line = ended(SchedulerProcess(url))
-    assert time.monotonic() - began_s < 2.0
+    assert time.monotonic() - began_s < 5.0
     assert code == 69
     assert url in line
     assert "--wait" in line
@@ -83,7 +83,7 @@ def test_it_waits_for_redis_as_long_as_it_is_told(own_server: RealServer) -> Non
     began_s = time.monotonic()
     code, line = ended(SchedulerProcess(own_server.url, wait="700ms"))
     assert code == 69
-    assert 0.7 <= time.monotonic() - began_s < 3.0
+    assert 0.7 <= time.monotonic() - began_s < 5.0
     assert "does not answer" in line
 
 
