@@ -257,7 +257,8 @@ class World:
         self.timeline.after(1_500_000, self._stir)
         self._run_until(1_500_000 + settings.stir_us, lambda: False)
         self._heal()
-        patience_us = 2 * (settings.session_ttl_ms + settings.lock_delay_ms) * 1000 + int(HEALTHY_S * 1e6)
+        # Holders may have to be waited for one after the other: each is silent, and then its memory lingers.
+        patience_us = 4 * (settings.session_ttl_ms + settings.lock_delay_ms) * 1000 + int(HEALTHY_S * 1e6)
         self._run_until(self.timeline.now_us + patience_us, self._is_quiet)
         if not self.problems:
             self._check_ended()
