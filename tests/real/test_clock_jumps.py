@@ -11,10 +11,12 @@ import pytest
 
 from gpuboss.connection import connect
 from gpuboss.keys import Keys
+from gpuboss_scheduler.chores import Chores
 from gpuboss_scheduler.clock import BEHIND_MS, STOOD_MS, LogClock
 from gpuboss_scheduler.lease_facts import LeaseFacts
 from gpuboss_scheduler.reign import Reign
 from gpuboss_scheduler.sessions import Trust, lose_silent_sessions
+from gpuboss_scheduler.snapshots import Snapshots
 from tests.core.scenario import Scenario
 from tests.real.false_clock import NOT_HERE, FalseClock, library
 from tests.real.log_check import faults_of
@@ -190,6 +192,25 @@ def test_no_memory_is_back_by_a_clock_whose_jump_is_on_its_way(server: RealServe
         state.seq += 1
         facts.reclaim(state.now_ms + HOUR_S * 1000)
         assert client.xlen(keys.events) == 2
+        client.delete(keys.events)  # nobody led it
+
+
+def test_where_ids_tell_no_time_what_comes_next_is_never_of_the_same_moment(server: RealServer) -> None:
+    scenario = Scenario(24_576)
+    scenario.request("held", 1_000, ttl_ms=5_000)
+    state, keys, now_s = scenario.state, Keys(), 100.0
+    clock = LogClock(state.now_ms, lambda: now_s)
+    clock.told(state.now_ms - HOUR_S * 1000)
+    with server.client() as client, closing(connect(server.url)) as own:
+        client.hset(keys.scheduler, mapping={"epoch": state.epoch, "seq": state.seq})
+        reign = Reign(own, keys, state.epoch, state.seq, "0-0")
+        snapshots = Snapshots(reign, state, every=10_000)
+        chores = Chores(reign, state, clock, Trust(15_000), snapshots, lambda _: None, lambda *_: None)
+        chores._keep_up()
+        assert client.xlen(keys.events) == 0, "a jump back moves what was set before this ms, and not what was in it"
+        now_s += 0.001
+        chores._keep_up()
+        assert client.xlen(keys.events) == 1
         client.delete(keys.events)  # nobody led it
 
 
