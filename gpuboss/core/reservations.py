@@ -169,45 +169,37 @@ def reserve(
     None where no end of leases makes it fit. Of equally early ones those that were reserved `before`, so that what
     others were told of their own starts holds; else those on which least is left over."""
     shape = waiting.shape
-    start_ms, places = _earliest(shape, rooms, outlook, kept)
+    nodes, starts_ms, allowed_on = _starts(shape, rooms, outlook, kept)
+    start_ms = min(starts_ms, default=NEVER_MS)
     if start_ms == NEVER_MS:
         return None
     devices = [] if before is None else before.devices
     if len(devices) < shape.gpus or not all(_stays(device, start_ms, shape, kept, outlook) for device in devices):
-        devices = min((_closest(start_ms, shape, place, outlook) for place in places), key=itemgetter(0))[1]
+        earliest = [node for node, ms in zip(nodes, starts_ms, strict=True) if ms == start_ms]
+        places = [_closest(start_ms, shape, allowed_on.get(node, node.devices), outlook) for node in earliest]
+        devices = min(places, key=itemgetter(0))[1]
     return Reservation(waiting, devices, start_ms, [outlook.left_over_mib(shape, d, start_ms) for d in devices])
 
 
-def _earliest(shape: Shape, rooms: Rooms, outlook: Outlook, kept: Reservations) -> tuple[int, list[list[Device]]]:
-    """When a request can start at the earliest, and, of each node on which it can by then, the devices that it may
-    have there."""
+def _starts(
+    shape: Shape, rooms: Rooms, outlook: Outlook, kept: Reservations
+) -> tuple[list[Node], list[int], dict[Node, list[Device]]]:
+    """The nodes on which a request could be, when it can start on each of them, and which devices it may have on those
+    where it may not have all."""
+    allowed_on: dict[Node, list[Device]] = {}
     if shape.device is not None:
-        return _earliest_named(shape, rooms.named(shape), outlook, kept)
+        for device in rooms.named(shape):
+            if device not in kept.by_device:
+                allowed_on.setdefault(device.node, []).append(device)
+        return list(allowed_on), [_start_ms(shape, each, outlook) for each in allowed_on.values()], allowed_on
     nodes = rooms.nodes(shape)
     starts_ms = outlook.starts_ms(shape, nodes)
-    allowed_on: dict[Node, list[Device]] = {}
     for node in kept.nodes:
         at = outlook.place_of(shape, node)
         if at is not None:
             allowed = allowed_on[node] = [device for device in node.devices if device not in kept.by_device]
             starts_ms[at] = _start_ms(shape, allowed, outlook)
-    first_ms = min(starts_ms, default=NEVER_MS)
-    earliest = [node for node, start_ms in zip(nodes, starts_ms, strict=True) if start_ms == first_ms]
-    return first_ms, [allowed_on.get(node, node.devices) for node in earliest]
-
-
-def _earliest_named(
-    shape: Shape, named: list[Device], outlook: Outlook, kept: Reservations
-) -> tuple[int, list[list[Device]]]:
-    """The same for a request that names its device."""
-    on: dict[Node, list[Device]] = {}
-    for device in named:
-        if device not in kept.by_device:
-            on.setdefault(device.node, []).append(device)
-    places = list(on.values())
-    starts_ms = [_start_ms(shape, place, outlook) for place in places]
-    first_ms = min(starts_ms, default=NEVER_MS)
-    return first_ms, [place for place, start_ms in zip(places, starts_ms, strict=True) if start_ms == first_ms]
+    return nodes, starts_ms, allowed_on
 
 
 def _start_ms(shape: Shape, allowed: list[Device], outlook: Outlook) -> int:
