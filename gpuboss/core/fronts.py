@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from gpuboss.core.tournament import WISH, Tournament, leaf_of, outermost_mib
 from gpuboss.core.waitlist import Shape, Waiting
@@ -33,23 +36,30 @@ def wish_of(shape: Shape) -> Wish:
     return tuple.__new__(Wish, (shape.gpus, shape.exclusive, shape.device, shape.node, shape.service))
 
 
+class Front(Struct, eq=False):
+    """All who have a wish: the node of the tree above them (0: nobody has it any more), and the least size of any."""
+
+    wish: Wish
+    root: int
+    least_mib: int = VRAM_MIB_MAX
+
+
 class Fronts:
     """The firsts by what they wish for. They follow from who waits, and hold nothing else."""
 
     def __init__(self) -> None:
         self.tree = Tournament()
-        self.least_mib: dict[Wish, int] = {}  # of all who have a wish
-        self._numbers: dict[Wish, int] = {}
-        self._free_numbers: list[int] = []
-        self._pinned: dict[tuple[str | None, str | None], dict[Wish, None]] = {}
-        self.limited: dict[Wish, None] = {}  # those of services that have a limit
+        self.by_wish: dict[Wish, Front] = {}
+        self._free_roots: list[int] = []
+        self._pinned: dict[tuple[str | None, str | None], dict[Front, None]] = {}
+        self.limited: dict[Front, None] = {}  # those of services that have a limit
         self._stale = 0  # how many stand in crowds who are their shape's first no more
 
     def follow(self, was: Waiting | None, now: Waiting | None) -> None:
         """Another is the first of a shape: `was` it, or nobody; is it `now`, or nobody."""
         either = was or now
         assert either is not None
-        wish, vram_mib, joins = wish_of(either.shape), either.shape.vram_mib, None
+        front, vram_mib, joins = self._front(wish_of(either.shape)), either.shape.vram_mib, None
         if was is not None:
             was.is_first = False
             self._stale += 1
@@ -59,54 +69,47 @@ class Fronts:
                 self._stale -= 1
             else:
                 joins, now.is_found = now, True
-                self.least_mib[wish] = min(vram_mib, self.least_mib.get(wish, VRAM_MIB_MAX))
-        self._stale -= self.tree.settle(leaf_of(self._number(wish), either.shape), joins)
+                front.least_mib = min(vram_mib, front.least_mib)
+        self._stale -= self.tree.settle(leaf_of(front.root, either.shape), joins)
         if now is None:
-            if self.root(wish) not in self.tree.best:
-                self._forget(wish)
-            elif vram_mib == self.least_mib[wish]:
-                self.least_mib[wish] = outermost_mib(self.tree, self.root(wish), min)
+            if front.root not in self.tree.best:
+                self._forget(front)
+            elif vram_mib == front.least_mib:
+                front.least_mib = outermost_mib(self.tree, front.root, min)
         if self._stale > len(self.tree.best) + STALE_MIN:
             self._drop_stale()
 
-    def root(self, wish: Wish) -> int:
-        """The node of the tree above all who have a wish; one that is not there if nobody has."""
-        number = self._numbers.get(wish)
-        return 0 if number is None else WISH + number
+    def of_device(self, observed: DeviceObserved) -> Iterator[Front]:
+        """Those who may be on a device, and whose service has no limit."""
+        pins = [(device, node) for device in (None, observed.device, observed.uuid) for node in (None, observed.node)]
+        return chain.from_iterable(self._pinned[pin] for pin in pins if pin in self._pinned)
 
-    def wishes(self) -> Iterator[Wish]:
-        """What anybody who waits wishes for."""
-        return iter(self._numbers)
+    def largest_mib(self, front: Front) -> int:
+        """The largest size of any."""
+        return outermost_mib(self.tree, front.root, max)
 
-    def wishes_of(self, observed: DeviceObserved) -> Iterator[Wish]:
-        """What those who may be on a device wish for, and whose service has no limit."""
-        for device in (None, observed.device, observed.uuid):
-            for node in (None, observed.node):
-                yield from self._pinned.get((device, node), ())
-
-    def largest_mib(self, wish: Wish) -> int:
-        """The largest size of anybody who has a wish."""
-        return outermost_mib(self.tree, self.root(wish), max)
-
-    def _number(self, wish: Wish) -> int:
-        number = self._numbers.get(wish)
-        if number is None:
-            number = self._numbers[wish] = self._free_numbers.pop() if self._free_numbers else len(self._numbers)
-            assert number < WISH
+    def _front(self, wish: Wish) -> Front:
+        front = self.by_wish.get(wish)
+        if front is None:
+            root = self._free_roots.pop() if self._free_roots else WISH + len(self.by_wish)
+            assert root < WISH << 1
+            front = self.by_wish[wish] = Front(wish, root)
             if wish.service is None:
-                self._pinned.setdefault((wish.device, wish.node), {})[wish] = None
+                self._pinned.setdefault((wish.device, wish.node), {})[front] = None
             else:
-                self.limited[wish] = None
-        return number
+                self.limited[front] = None
+        return front
 
-    def _forget(self, wish: Wish) -> None:
-        self._free_numbers.append(self._numbers.pop(wish))
-        del self.least_mib[wish]
+    def _forget(self, front: Front) -> None:
+        wish = front.wish
+        self._free_roots.append(front.root)
+        front.root = 0
+        del self.by_wish[wish]
         if wish.service is not None:
-            del self.limited[wish]
+            del self.limited[front]
             return
         pinned = self._pinned[wish.device, wish.node]
-        del pinned[wish]
+        del pinned[front]
         if not pinned:
             del self._pinned[wish.device, wish.node]
 

@@ -10,7 +10,7 @@ import heapq
 from typing import TYPE_CHECKING
 
 from gpuboss.core import eviction
-from gpuboss.core.fronts import Wish
+from gpuboss.core.fronts import Front, Wish
 from gpuboss.core.ledger import Device
 from gpuboss.core.placement import is_open
 from gpuboss.core.reservations import Reservations
@@ -50,24 +50,22 @@ class Openings:
         self._found, self._taken = [], None
         if newcomer is not None and newcomer.is_first:
             self._found.append((newcomer, -1, _Searching(None, -1, [])))
-        fronts, evicts = self._state.fronts, self._evicts
-        common_mib, least_mib = self._state.rooms.common_mib, fronts.least_mib
-        places: dict[Wish, list[Device]] = {}
+        fronts, evicts, common_mib = self._state.fronts, self._evicts, self._state.rooms.common_mib
+        places: dict[Front, list[Device]] = {}
         for device in self._devices:
             most_mib = common_mib(device, exclusive=False), common_mib(device, exclusive=True)
-            for wish in fronts.wishes_of(device.observed):
-                there = places.get(wish)
-                if there is not None and wish.gpus > 1 and there[-1].node is device.node:
-                    continue  # what it could have of each of several devices was looked up for the whole node
-                of_each_mib = most_mib[wish.exclusive]
-                if evicts or (wish.gpus <= len(of_each_mib) and least_mib[wish] <= of_each_mib[wish.gpus - 1]):
-                    places.setdefault(wish, []).append(device)
+            for front in fronts.of_device(device.observed):
+                gpus, of_each_mib = front.wish.gpus, most_mib[front.wish.exclusive]
+                if evicts or (gpus <= len(of_each_mib) and front.least_mib <= of_each_mib[gpus - 1]):
+                    there = places.setdefault(front, [])
+                    if gpus == 1 or not there or there[-1].node is not device.node:  # one of a node stands for it
+                        there.append(device)
         # Those of a service with a limit may begin, wherever there is room, once it holds less, or less is kept for it.
-        for wish in fronts.limited:
-            named = self._state.rooms.named(wish)
-            places[wish] = [device for device in named if evicts or device.free_mib >= least_mib[wish]]
-        for number, (wish, devices) in enumerate(places.items()):
-            self._found.append((fronts.tree.best[fronts.root(wish)], number, _Searching(wish, number, devices)))
+        for front in fronts.limited:
+            named = self._state.rooms.named(front.wish)
+            places[front] = [device for device in named if evicts or device.free_mib >= front.least_mib]
+        for number, (front, devices) in enumerate(places.items()):
+            self._found.append((fronts.tree.best[front.root], number, _Searching(front, number, devices)))
         heapq.heapify(self._found)
 
     def next(self) -> Waiting | None:
@@ -77,7 +75,7 @@ class Openings:
             self._go_on(self._taken)
         while self._found:
             waiting, _, self._taken = heapq.heappop(self._found)
-            if self._taken.wish is None or (self._taken.search is not None and self._taken.grants == self._grants):
+            if self._taken.front is None or (self._taken.search is not None and self._taken.grants == self._grants):
                 return waiting
             self._go_on(self._taken)
         return None
@@ -88,20 +86,15 @@ class Openings:
 
     def _go_on(self, searching: _Searching) -> None:
         """Find the next. What could be lent is looked up again only behind a grant: there may be less, never more."""
-        wish, fronts = searching.wish, self._state.fronts
-        if wish is None:
+        front = searching.front
+        if front is None or not front.root:
             return
         if searching.search is None or searching.grants != self._grants:
             searching.grants = self._grants
-            least_mib = fronts.least_mib.get(wish)
-            if least_mib is None:  # nobody has it any more
+            lendable = self._lendable(front.wish, searching.devices)
+            if all(vram_mib < front.least_mib for vram_mib, _ in lendable):
                 return
-            if wish.gpus == 1 and not self._evicts and all(each.free_mib < least_mib for each in searching.devices):
-                return
-            lendable = self._lendable(wish, searching.devices)
-            if all(vram_mib < least_mib for vram_mib, _ in lendable):
-                return
-            searching.search = Search(fronts.tree, fronts.root(wish), lendable)
+            searching.search = Search(self._state.fronts.tree, front.root, lendable)
         waiting = searching.search.next()
         if waiting is not None:
             heapq.heappush(self._found, (waiting, searching.number, searching))
@@ -112,8 +105,10 @@ class Openings:
         if self._evicts:
             lendable.append((eviction.most_mib(self._state, devices), NEVER_MS))
         if wish.gpus == 1:
-            for device in devices:
-                lendable += _together(self._terms([device], wish), 1)
+            for most_ms, free_mib, extra_mib in self._terms(devices, wish):
+                lendable.append((free_mib, most_ms))
+                if extra_mib:
+                    lendable.append((extra_mib, NEVER_MS))
         else:
             for node in dict.fromkeys(device.node for device in devices):
                 lendable += _together(self._terms(node.devices, wish), wish.gpus)
@@ -156,10 +151,10 @@ class _Searching:
     """A search for those with one wish (None: for nobody) who could be on these devices, and how many grants there were
     when it was begun."""
 
-    __slots__ = ("devices", "grants", "number", "search", "wish")
+    __slots__ = ("devices", "front", "grants", "number", "search")
 
-    def __init__(self, wish: Wish | None, number: int, devices: list[Device]) -> None:
-        self.wish = wish
+    def __init__(self, front: Front | None, number: int, devices: list[Device]) -> None:
+        self.front = front
         self.devices = devices
         self.number = number
         self.search: Search | None = None

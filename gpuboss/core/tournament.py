@@ -28,9 +28,9 @@ Lendable = tuple[int, int]  # so many MiB, to a lease of at most so many ms
 ANYTHING: Sequence[Lendable] = ((VRAM_MIB_MAX, NEVER_MS),)
 
 
-def leaf_of(wish: int, shape: Shape) -> int:
-    """Where somebody with the wish of this number belongs."""
-    return ((WISH + wish << SIZE_BITS) + shape.vram_mib - 1 << LIFE_BITS) + _code(shape.ttl_ms)
+def leaf_of(root: int, shape: Shape) -> int:
+    """Where somebody of those below a node that has a whole wish above it belongs."""
+    return ((root << SIZE_BITS) + shape.vram_mib - 1 << LIFE_BITS) + _code(shape.ttl_ms)
 
 
 class Tournament:
@@ -86,7 +86,7 @@ class Tournament:
             alone = self.best.get(at)
             left -= BITS
             if at not in self.digits:
-                its_leaf = leaf if alone is None else leaf_of((leaf >> SIZE_BITS + LIFE_BITS) - WISH, alone.shape)
+                its_leaf = leaf if alone is None else leaf_of(leaf >> SIZE_BITS + LIFE_BITS, alone.shape)
                 if at >= WISH and its_leaf == leaf:
                     return at
                 self.digits[at] = 0

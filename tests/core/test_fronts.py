@@ -86,9 +86,8 @@ def test_lives_that_come_and_go_behind_one_who_waits_leave_nothing_behind() -> N
     fronts = given.state.fronts
     assert sum(len(crowd) for crowd in fronts.tree.crowds.values()) <= STALE_MIN + len(fronts.tree.best) + 1
     given.release("waits")
-    assert list(fronts.wishes()) == []
     tree = fronts.tree
-    assert [len(tree.best), len(tree.digits), len(tree.crowds), len(tree.shortest_ms), len(fronts.least_mib)] == [0] * 5
+    assert [len(tree.best), len(tree.digits), len(tree.crowds), len(tree.shortest_ms), len(fronts.by_wish)] == [0] * 5
 
 
 def test_a_row_of_the_queue_names_the_first_few_of_those_in_the_way() -> None:

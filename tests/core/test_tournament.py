@@ -56,18 +56,19 @@ def test_a_search_finds_all_to_whom_it_may_be_lent_in_their_order(seed: int) -> 
         lendable: list[Lendable] = [
             (draw.choice(SIZES_MIB), draw.choice((0, 1, 1_000, 1_023, 1_024, 5_000, NEVER_MS))) for _ in range(2)
         ]
-        assert found_by(Search(fronts.tree, fronts.root(wish), lendable)) == [
+        front = fronts.by_wish.get(wish)
+        assert found_by(Search(fronts.tree, 0 if front is None else front.root, lendable)) == [
             each
             for each in mine
             if any(each.shape.vram_mib <= most_mib and each.life_ms <= most_ms for most_mib, most_ms in lendable)
         ]
-        if mine:
+        if front is not None:
             sizes = [each.shape.vram_mib for each in mine]
-            assert (fronts.least_mib[wish], fronts.largest_mib(wish)) == (min(sizes), max(sizes))
+            assert (front.least_mib, fronts.largest_mib(front)) == (min(sizes), max(sizes))
     for each in list(waitlist.by_id.values()):
         waitlist.remove(each)
     tree = fronts.tree
-    assert [len(tree.best), len(tree.digits), len(tree.crowds), len(tree.shortest_ms), len(fronts.least_mib)] == [0] * 5
+    assert [len(tree.best), len(tree.digits), len(tree.crowds), len(tree.shortest_ms), len(fronts.by_wish)] == [0] * 5
 
 
 def test_a_search_looks_down_only_where_somebody_may_be_lent_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +92,7 @@ def test_a_search_looks_down_only_where_somebody_may_be_lent_to(monkeypatch: pyt
         return below(tree, at, digits)
 
     monkeypatch.setattr(Tournament, "below", counted)
-    root = fronts.root(wish_of(shape_of(small, small.priority, {})))
+    root = fronts.by_wish[wish_of(shape_of(small, small.priority, {}))].root
     assert found_by(Search(fronts.tree, root, [(950, NEVER_MS)])) == [waitlist.by_id["lease-small"]]
     assert found_by(Search(fronts.tree, root, [(80_000, 200_000)])) == [waitlist.by_id["lease-short"]]
     assert found_by(Search(fronts.tree, root, [(899, NEVER_MS), (80_000, 99_999)])) == []
