@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gpuboss.core.tournament import WISH, Tournament, leaf_of, outermost_mib
+from gpuboss.core.tournament import WISHES_MAX, Branch, Tournament, leaf_of, outermost_mib
 from gpuboss.core.waitlist import Shape, Waiting
 from gpuboss.events import DeviceObserved
-from gpuboss.fields import VRAM_MIB_MAX
 
 STALE_MIN = 1_000  # of those who are their shape's first no more, so many are always borne
 
@@ -37,11 +36,12 @@ def wish_of(shape: Shape) -> Wish:
 
 
 class Front(Struct, eq=False):
-    """All who have a wish: the node of the tree above them (0: nobody has it any more), and the least size of any."""
+    """All who have a wish, as long as anybody has."""
 
     wish: Wish
-    root: int
-    least_mib: int = VRAM_MIB_MAX
+    number: int
+    branch: Branch
+    least_mib: int  # of any
 
 
 class Fronts:
@@ -50,16 +50,17 @@ class Fronts:
     def __init__(self) -> None:
         self.tree = Tournament()
         self.by_wish: dict[Wish, Front] = {}
-        self._free_roots: list[int] = []
+        self._free_numbers: list[int] = []
         self._pinned: dict[tuple[str | None, str | None], dict[Front, None]] = {}
         self.limited: dict[Front, None] = {}  # those of services that have a limit
-        self._stale = 0  # how many stand in crowds who are their shape's first no more
+        self._found = 0  # how many stand in the tree
+        self._stale = 0  # and how many of them are their shape's first no more
 
     def follow(self, was: Waiting | None, now: Waiting | None) -> None:
         """Another is the first of a shape: `was` it, or nobody; is it `now`, or nobody."""
         either = was or now
         assert either is not None
-        front, vram_mib, joins = self._front(wish_of(either.shape)), either.shape.vram_mib, None
+        joins = None
         if was is not None:
             was.is_first = False
             self._stale += 1
@@ -69,14 +70,23 @@ class Fronts:
                 self._stale -= 1
             else:
                 joins, now.is_found = now, True
-                front.least_mib = min(vram_mib, front.least_mib)
-        self._stale -= self.tree.settle(leaf_of(front.root, either.shape), joins)
-        if now is None:
-            if front.root not in self.tree.best:
-                self._forget(front)
-            elif vram_mib == front.least_mib:
-                front.least_mib = outermost_mib(self.tree, front.root, min)
-        if self._stale > len(self.tree.best) + STALE_MIN:
+                self._found += 1
+        wish, vram_mib = wish_of(either.shape), either.shape.vram_mib
+        front = self.by_wish.get(wish)
+        number = self._free_number() if front is None else front.number
+        branch, dropped = self.tree.settle(leaf_of(number, either.shape), joins)
+        self._found -= dropped
+        self._stale -= dropped
+        if front is None:
+            assert branch is not None
+            self._begin(Front(wish, number, branch, vram_mib))
+        elif branch is None:
+            self._forget(front)
+        elif joins is not None:
+            front.least_mib = min(vram_mib, front.least_mib)
+        elif now is None and vram_mib == front.least_mib:
+            front.least_mib = outermost_mib(branch, 0)
+        if 2 * self._stale > self._found + STALE_MIN:
             self._drop_stale()
 
     def of_device(self, observed: DeviceObserved) -> Iterator[Front]:
@@ -86,24 +96,24 @@ class Fronts:
 
     def largest_mib(self, front: Front) -> int:
         """The largest size of any."""
-        return outermost_mib(self.tree, front.root, max)
+        return outermost_mib(front.branch, -1)
 
-    def _front(self, wish: Wish) -> Front:
-        front = self.by_wish.get(wish)
-        if front is None:
-            root = self._free_roots.pop() if self._free_roots else WISH + len(self.by_wish)
-            assert root < WISH << 1
-            front = self.by_wish[wish] = Front(wish, root)
-            if wish.service is None:
-                self._pinned.setdefault((wish.device, wish.node), {})[front] = None
-            else:
-                self.limited[front] = None
-        return front
+    def _free_number(self) -> int:
+        number = self._free_numbers.pop() if self._free_numbers else len(self.by_wish)
+        assert number < WISHES_MAX
+        return number
+
+    def _begin(self, front: Front) -> None:
+        wish = front.wish
+        self.by_wish[wish] = front
+        if wish.service is None:
+            self._pinned.setdefault((wish.device, wish.node), {})[front] = None
+        else:
+            self.limited[front] = None
 
     def _forget(self, front: Front) -> None:
         wish = front.wish
-        self._free_roots.append(front.root)
-        front.root = 0
+        self._free_numbers.append(front.number)
         del self.by_wish[wish]
         if wish.service is not None:
             del self.limited[front]
@@ -115,11 +125,13 @@ class Fronts:
 
     def _drop_stale(self) -> None:
         """Whoever asks and takes back, behind one who waits for ever, would fill the crowds without end."""
-        for leaf, crowd in list(self.tree.crowds.items()):
-            for each in crowd:
-                each.is_found = each.is_first
-            crowd[:] = [each for each in crowd if each.is_first]
-            heapq.heapify(crowd)
-            if len(crowd) < 2:
-                del self.tree.crowds[leaf]
+        for branch in self.tree.branches():
+            for at, crowd in enumerate(branch.below):
+                if isinstance(crowd, list):
+                    for each in crowd:
+                        each.is_found = each.is_first
+                    left = [each for each in crowd if each.is_first]
+                    heapq.heapify(left)
+                    branch.below[at] = left if len(left) > 1 else left[0]
+        self._found -= self._stale
         self._stale = 0

@@ -134,7 +134,7 @@ class _Walk:
         state, newcomer = self._state, self._turn.newcomer
         if newcomer is not None and known and newcomer < known[-1]:
             known = sorted([newcomer, *known])
-        following, search = iter(known), Search(state.fronts.tree)
+        following, search = iter(known), Search(state.fronts.tree.root)
         waiting = next(following, None) or search.next()
         while waiting is not None and not self._is_stale:
             if len(state.reservations.first) >= state.policy.reservations:
@@ -144,7 +144,7 @@ class _Walk:
             if waiting.shape not in self._failed:
                 devices = _place_of(state, waiting)
                 if self._serve(waiting, devices):
-                    following, search = iter(()), Search(state.fronts.tree)  # another of its shape may be the next
+                    following, search = iter(()), Search(state.fronts.tree.root)  # another of its shape may be the next
                 else:
                     self._failed[waiting.shape] = None
                     if devices is None:

@@ -65,7 +65,7 @@ class Openings:
             named = self._state.rooms.named(front.wish)
             places[front] = [device for device in named if evicts or device.free_mib >= front.least_mib]
         for number, (front, devices) in enumerate(places.items()):
-            self._found.append((fronts.tree.best[front.root], number, _Searching(front, number, devices)))
+            self._found.append((front.branch.first, number, _Searching(front, number, devices)))
         heapq.heapify(self._found)
 
     def next(self) -> Waiting | None:
@@ -87,14 +87,14 @@ class Openings:
     def _go_on(self, searching: _Searching) -> None:
         """Find the next. What could be lent is looked up again only behind a grant: there may be less, never more."""
         front = searching.front
-        if front is None or not front.root:
+        if front is None or not front.branch.below:
             return
         if searching.search is None or searching.grants != self._grants:
             searching.grants = self._grants
             lendable = self._lendable(front.wish, searching.devices)
             if all(vram_mib < front.least_mib for vram_mib, _ in lendable):
                 return
-            searching.search = Search(self._state.fronts.tree, front.root, lendable)
+            searching.search = Search(front.branch, lendable)
         waiting = searching.search.next()
         if waiting is not None:
             heapq.heappush(self._found, (waiting, searching.number, searching))

@@ -1,13 +1,17 @@
 """A tournament of those who wait, by wish, size and life: who of them, in the order of the queue, could use some room.
 
-A tree of digits. Each node knows the first of all below it, and how short the shortest life is, so that a search goes
-down only where there may be room for somebody. Whoever has nobody beside it below a node stands at that node.
+A tree of digits. Each branch knows the first of all below it, and how short the shortest life is, so that a search goes
+down only where there may be room for somebody. Who is the first below each of the branches right below it, a branch
+knows as well: to find out who comes next one looks at those alone. Whoever has nobody beside it stands right there,
+without branches of its own.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
 
 from gpuboss.core.waitlist import NEVER_MS, Shape, Waiting
 from gpuboss.fields import MS_MAX, VRAM_MIB_MAX
@@ -19,8 +23,9 @@ LOWER = [tuple([digit for digit in range(8) if byte >> digit & 1]) for byte in r
 UPPER = [tuple([8 + digit for digit in digits]) for digits in LOWER]
 assert 1 << BITS == 16, "a mask has two bytes"
 LIFE_BITS, SIZE_BITS, WISH_BITS = 8, 24, 20
-WISH = 1 << WISH_BITS  # a node is the digits above it, behind a one: this is the least that has a whole wish above it
-SIZE = WISH << SIZE_BITS
+WISHES_MAX = 1 << WISH_BITS
+TOP = WISH_BITS + SIZE_BITS + LIFE_BITS - BITS  # so many bits of a leaf are right of its first digit
+WISH_DIGITS = WISH_BITS // BITS
 assert VRAM_MIB_MAX <= 1 << SIZE_BITS
 assert MS_MAX.bit_length() << 2 | 3 < (1 << LIFE_BITS) - 1
 
@@ -28,190 +33,215 @@ Lendable = tuple[int, int]  # so many MiB, to a lease of at most so many ms
 ANYTHING: Sequence[Lendable] = ((VRAM_MIB_MAX, NEVER_MS),)
 
 
-def leaf_of(root: int, shape: Shape) -> int:
-    """Where somebody of those below a node that has a whole wish above it belongs."""
-    return ((root << SIZE_BITS) + shape.vram_mib - 1 << LIFE_BITS) + _code(shape.ttl_ms)
+def leaf_of(wish: int, shape: Shape) -> int:
+    """Where somebody with the wish of this number belongs."""
+    return ((wish << SIZE_BITS) + shape.vram_mib - 1 << LIFE_BITS) + _code(shape.ttl_ms)
+
+
+class Branch(Struct, eq=False, gc=False):
+    """A node of the tree, and what is right below it. `first`: of all below it. `digits`: under which there is anybody,
+    a bit each. `below`: what is under each of these, in their order: another branch, or, of one leaf, somebody alone or
+    a crowd. `firsts`: the first under each. `shortest_ms`: the shortest life of all below it, or less than that."""
+
+    first: Waiting
+    digits: int = 0
+    below: list[Branch | list[Waiting] | Waiting] = []
+    firsts: list[Waiting] = []
+    shortest_ms: int = NEVER_MS
+
+    def take_out(self, at: int, digit: int) -> None:
+        """Nobody is left under a digit."""
+        self.digits ^= 1 << digit
+        del self.below[at], self.firsts[at]
+
+
+There = Branch | list[Waiting] | Waiting  # what can be right below a branch
+Way = list[tuple[Branch, int]]  # down to a leaf: each branch, and which of those right below it comes next
 
 
 class Tournament:
-    """The tree. Of those in a leaf only the first must be the first of its shape; the others are a heap below it."""
+    """The tree. Of those in a leaf only the first must be the first of its shape; a crowd is a heap."""
 
     def __init__(self) -> None:
-        self.best: dict[int, Waiting] = {}  # the first of all below a node
-        self.digits: dict[int, int] = {}  # under which there is anybody below a node, a bit each; who is alone has none
-        self.crowds: dict[int, list[Waiting]] = {}  # of a leaf with more than one
-        self.shortest_ms: dict[int, int] = {}  # of all below a node with a wish above it; or less than that
+        self.root: Branch | None = None
 
-    def settle(self, leaf: int, joins: Waiting | None) -> int:
-        """Have a leaf led by the first of a shape, once somebody joined it. Returns how many others were dropped."""
-        at = self._slot(leaf) if joins is None else self._room_for(leaf)
-        was = self.best.get(at)
-        crowd = self.crowds.pop(at, [] if was is None else [was])
+    def settle(self, leaf: int, joins: Waiting | None) -> tuple[Branch | None, int]:
+        """Have a leaf led by the first of a shape, once somebody joined it. Returns the branch above all with its wish
+        (None: nobody is left), and how many others were dropped."""
+        way = self._way_to(leaf) if joins is None else self._room_for(leaf, joins)
+        branch, at = way[-1]
+        there = branch.below[at]
+        assert not isinstance(there, Branch)
+        crowd = there if isinstance(there, list) else [there]
+        was = crowd[0] if crowd else None
         if joins is not None:
             heapq.heappush(crowd, joins)
         before = len(crowd)
         while crowd and not crowd[0].is_first:
             heapq.heappop(crowd).is_found = False
-        if len(crowd) > 1:
-            self.crowds[at] = crowd
-        first = crowd[0] if crowd else None
-        if first is not None:
-            self.best[at] = first
+        if crowd:
+            branch.below[at] = crowd if len(crowd) > 1 else crowd[0]
+            branch.firsts[at] = crowd[0]
         else:
-            at = self._cut(at)
-        self._lift(at >> BITS, was, first)
-        if joins is not None:
-            self._shorten(at >> BITS, joins.life_ms)
-        if first is None:
-            self._lengthen(at >> BITS)
-        return before - len(crowd)
+            self._cut(way, leaf)
+        if was is not None and not was.is_found:
+            _succeed(way, was)
+            if not crowd:
+                _lengthen(way[WISH_DIGITS:], _least_ms(_code(was.shape.ttl_ms)))
+        return way[WISH_DIGITS][0] if len(way) > WISH_DIGITS else None, before - len(crowd)
 
-    def below(self, at: int, digits: int = -1) -> list[int]:
-        """The nodes right below one, in their order; of these `digits` alone, a bit each."""
-        mask, least = self.digits[at] & digits, at << BITS
-        return [least + digit for half in (LOWER[mask & 255], UPPER[mask >> 8]) for digit in half]
+    def branches(self) -> Iterator[Branch]:
+        """All of them. Walks the tree: for what is rare."""
+        found = [] if self.root is None else [self.root]
+        while found:
+            branch = found.pop()
+            found += [each for each in branch.below if isinstance(each, Branch)]
+            yield branch
 
-    def _slot(self, leaf: int) -> int:
-        """Where a leaf stands."""
-        at, left = 1, leaf.bit_length() - 1
-        while at in self.digits:
-            left -= BITS
-            at = leaf >> left
-        return at
+    def _way_to(self, leaf: int) -> Way:
+        """The way to where a leaf stands."""
+        there: There | None = self.root
+        way, left = Way(), TOP
+        while isinstance(there, Branch):
+            at = (there.digits & (1 << (leaf >> left & DIGIT)) - 1).bit_count()
+            way.append((there, at))
+            there, left = there.below[at], left - BITS
+        return way
 
-    def _room_for(self, leaf: int) -> int:
-        """Where a leaf stands or will: whoever stands there alone, and in another leaf, goes down."""
-        at, left = 1, leaf.bit_length() - 1
+    def _room_for(self, leaf: int, joins: Waiting) -> Way:
+        """The way to where a leaf stands or will, and whom all on it know who is joined by somebody: whoever stands
+        there alone, and in another leaf, goes down."""
+        branch = self.root = self.root or Branch(joins)
+        way, left, life_ms = Way(), TOP, joins.life_ms
         while True:
-            alone = self.best.get(at)
-            left -= BITS
-            if at not in self.digits:
-                its_leaf = leaf if alone is None else leaf_of(leaf >> SIZE_BITS + LIFE_BITS, alone.shape)
-                if at >= WISH and its_leaf == leaf:
-                    return at
-                self.digits[at] = 0
-                if alone is not None:
-                    self.digits[at] = 1 << (its_leaf >> left & DIGIT)
-                    self.shortest_ms[at] = self._shortest_ms(at, alone)
-                    self._move(at, its_leaf >> left)
-                    self.best[at] = alone
-            at, above = leaf >> left, at
-            self.digits[above] |= 1 << (at & DIGIT)
+            bit = 1 << (leaf >> left & DIGIT)
+            at = (branch.digits & bit - 1).bit_count()
+            way.append((branch, at))
+            if not branch.digits & bit:
+                branch.digits |= bit
+                branch.below.insert(at, Branch(joins) if len(way) <= WISH_DIGITS else [])
+                branch.firsts.insert(at, joins)
+            elif joins < branch.firsts[at]:
+                branch.firsts[at] = joins
+            if branch.firsts[at] is joins and joins < branch.first:
+                branch.first = joins
+            if life_ms < branch.shortest_ms:
+                branch.shortest_ms = life_ms
+            there, left = branch.below[at], left - BITS
+            if not isinstance(there, Branch):
+                first = there if isinstance(there, Waiting) else there[0] if there else joins
+                its_leaf = leaf_of(leaf >> SIZE_BITS + LIFE_BITS, first.shape)
+                if its_leaf == leaf:
+                    return way
+                down = Branch(first, 1 << (its_leaf >> left & DIGIT), [there], [first], _shortest_ms(there))
+                branch.below[at] = there = down
+            branch = there
 
-    def _move(self, at: int, to: int) -> None:
-        self.best[to] = self.best.pop(at)
-        crowd = self.crowds.pop(at, None)
-        if crowd is not None:
-            self.crowds[to] = crowd
-
-    def _cut(self, at: int) -> int:
-        """Nobody is left at a node. Returns the node up to which all is well again."""
-        del self.best[at]
-        while (above := at >> BITS) and self.digits[above] == 1 << (at & DIGIT):
-            del self.digits[above], self.best[above]
-            self.shortest_ms.pop(above, None)
-            at = above
-        if above:
-            self.digits[above] ^= 1 << (at & DIGIT)
-        while above >= WISH and len(below := self.below(above)) == 1 and below[0] not in self.digits:
-            del self.digits[above], self.shortest_ms[above]
-            self._move(below[0], above)
-            at, above = above, above >> BITS
-        return at
-
-    def _lift(self, at: int, was: Waiting | None, first: Waiting | None) -> None:
-        """Have a node and all above it know who is the first: whoever `was` it below is not there, or not alone."""
-        best = self.best
-        while at:
-            known = best.get(at)
-            if first is not None and (known is None or first < known):
-                best[at] = first
-            elif known is was and was is not first:
-                best[at] = min(map(best.__getitem__, self.below(at)))
-            else:
+    def _cut(self, way: Way, leaf: int) -> None:
+        """Nobody is left in a leaf. Leaves of the way what is still there."""
+        while way:
+            branch, at = way[-1]
+            branch.take_out(at, leaf >> TOP - BITS * (len(way) - 1) & DIGIT)
+            if branch.below:
                 break
-            at >>= BITS
-
-    def _shorten(self, at: int, life_ms: int) -> None:
-        while at >= WISH and self.shortest_ms[at] > life_ms:
-            self.shortest_ms[at] = life_ms
-            at >>= BITS
-
-    def _lengthen(self, at: int) -> None:
-        """Somebody has gone: the shortest life may be longer now."""
-        while at >= WISH:
-            shortest_ms = min([self._shortest_ms(child, self.best[child]) for child in self.below(at)])
-            if shortest_ms <= self.shortest_ms[at]:
-                break
-            self.shortest_ms[at] = shortest_ms
-            at >>= BITS
-
-    def _shortest_ms(self, at: int, first: Waiting) -> int:
-        if at in self.shortest_ms:
-            return self.shortest_ms[at]
-        return _least_ms(_code(first.shape.ttl_ms)) if at in self.crowds else first.life_ms
+            way.pop()
+        else:
+            self.root = None
+        while len(way) > WISH_DIGITS + 1 and len(branch.below) == 1 and not isinstance(branch.below[0], Branch):
+            alone = way.pop()[0]
+            branch, at = way[-1]
+            branch.below[at], branch.firsts[at] = alone.below[0], alone.firsts[0]
 
 
-def outermost_mib(tree: Tournament, root: int, outermost: Callable[[list[int]], int]) -> int:
-    """The least size below a node that has a whole wish above it, or the largest."""
-    at = root
-    while at in tree.digits:
-        at = outermost(tree.below(at))
-    return tree.best[at].shape.vram_mib
+def _succeed(way: Way, was: Waiting) -> None:
+    """Have all on a way know who is the first: who `was` it is not there any more."""
+    for depth in range(len(way) - 1, -1, -1):
+        branch = way[depth][0]
+        if branch.first is not was:
+            break
+        branch.first = min(branch.firsts)
+        if depth:
+            above, at = way[depth - 1]
+            above.firsts[at] = branch.first
+
+
+def _lengthen(way: Way, life_ms: int) -> None:
+    """Somebody with a life that was not less has gone: the shortest may be longer now."""
+    for branch, _ in reversed(way):
+        if branch.shortest_ms < life_ms:
+            break
+        shortest_ms = min(map(_shortest_ms, branch.below))
+        if shortest_ms <= branch.shortest_ms:
+            break
+        branch.shortest_ms = shortest_ms
+
+
+def _shortest_ms(there: There) -> int:
+    if isinstance(there, Branch):
+        return there.shortest_ms
+    return _least_ms(_code(there[0].shape.ttl_ms)) if isinstance(there, list) else there.life_ms
+
+
+def outermost_mib(branch: Branch, at: int) -> int:
+    """The least size of those who have a wish (`at`: 0), or the largest (-1)."""
+    there: There = branch
+    while isinstance(there, Branch):
+        there = there.below[at]
+    return (there[0] if isinstance(there, list) else there).shape.vram_mib
 
 
 class Search:
-    """Those below a node to whom something could be lent, in the order of the queue."""
+    """Those to whom something could be lent, in the order of the queue: of those with one wish, or, of anything, of all
+    in the tree."""
 
-    def __init__(self, tree: Tournament, root: int = 1, lendable: Sequence[Lendable] = ANYTHING) -> None:
-        self._tree = tree
+    def __init__(self, root: Branch | None, lendable: Sequence[Lendable] = ANYTHING) -> None:
         self._lendable = lendable
         self._most_mib = max((most_mib for most_mib, _ in lendable), default=0)
         # What may be lent for ever is lent to any life.
         self._to_any_life = len(lendable) == 1 and lendable[0][1] == NEVER_MS
-        self._heap: list[tuple[Waiting, int, int]] = []  # with a node and, in a leaf, the place in its crowd
+        # Each with what is there, and behind a one the digits of the sizes there; or, in a crowd, its place in it.
+        self._heap: list[tuple[Waiting, There, int]] = []
         self._last: Waiting | None = None
-        if root in tree.best:
-            self._look([root])
+        if root is not None:
+            self._heap.append((root.first, root, 1))
 
     def next(self) -> Waiting | None:
         """The next of them. Nobody may have joined or left them since the last."""
         heap = self._heap
         while heap:
-            first, at, place = heap[0]
-            # Who is first below a node needs no look below it, unless those behind are asked for as well.
+            first, there, at = heap[0]
+            # Who is first below a branch needs no look below it, unless those behind are asked for as well.
             if first is not self._last and first.is_first and self._is_lendable(first.shape.vram_mib, first.life_ms):
                 self._last = first
                 return first
             heapq.heappop(heap)
-            if at in self._tree.digits:
-                self._look(self._tree.below(at, self._small_enough(at)))
-            else:
-                crowd = self._tree.crowds.get(at, ())
-                for after in (2 * place + 1, 2 * place + 2):
-                    if after < len(crowd):
-                        heapq.heappush(heap, (crowd[after], at, after))
+            if isinstance(there, Branch):
+                self._look(there, at)
+            elif isinstance(there, list):
+                for after in (2 * at + 1, 2 * at + 2):
+                    if after < len(there):
+                        heapq.heappush(heap, (there[after], there, after))
         return None
 
-    def _look(self, nodes: list[int]) -> None:
-        heap, best, to_any_life = self._heap, self._tree.best, self._to_any_life
-        for at in nodes:
-            if to_any_life or self._may_be_lent_to(at):
-                heapq.heappush(heap, (best[at], at, 0))
+    def _look(self, branch: Branch, size: int) -> None:
+        """Go on right below a branch, of which these are the digits of the sizes below it, behind a one."""
+        heap, to_any_life, digits = self._heap, self._to_any_life, branch.digits & self._small_enough(size)
+        least = LOWER[digits & 255] + UPPER[digits >> 8]
+        for digit, first, there in zip(least, branch.firsts, branch.below, strict=False):
+            if not isinstance(there, Branch):
+                heapq.heappush(heap, (first, there, 0))
+            else:
+                below = size << BITS | digit
+                if to_any_life or self._is_lendable(_least_mib(below), there.shortest_ms):
+                    heapq.heappush(heap, (first, there, below))
 
-    def _small_enough(self, at: int) -> int:
-        """The digits below a node under which there can be a size of which there is so much, a bit each."""
-        bits = at.bit_length() - WISH.bit_length()
-        if bits < 0 or bits >= SIZE_BITS:
+    def _small_enough(self, size: int) -> int:
+        """The least digits below a branch, under which there can be a size of which there is so much, a bit each."""
+        left = SIZE_BITS + 1 - BITS - size.bit_length()
+        if left < 0 or self._most_mib == VRAM_MIB_MAX:
             return -1
-        left = SIZE_BITS - bits - BITS
-        most = (self._most_mib - 1 >> left) - ((at & ((1 << bits) - 1)) << BITS)
+        most = (self._most_mib - 1 >> left) - ((size << BITS) - (1 << SIZE_BITS - left))
         return (1 << min(most + 1, 1 << BITS)) - 1 if most >= 0 else 0
-
-    def _may_be_lent_to(self, at: int) -> bool:
-        if at < WISH or at not in self._tree.digits:
-            return True
-        return self._is_lendable(_least_mib(at), self._tree.shortest_ms[at])
 
     def _is_lendable(self, vram_mib: int, life_ms: int) -> bool:
         if self._to_any_life:
@@ -219,12 +249,10 @@ class Search:
         return any(vram_mib <= most_mib and life_ms <= most_ms for most_mib, most_ms in self._lendable)
 
 
-def _least_mib(at: int) -> int:
-    """The least size that can stand below a node that has a whole wish above it."""
-    bits = at.bit_length() - WISH.bit_length()
-    if bits > SIZE_BITS:
-        return (at >> bits - SIZE_BITS & ((1 << SIZE_BITS) - 1)) + 1
-    return ((at & ((1 << bits) - 1)) << (SIZE_BITS - bits)) + 1
+def _least_mib(size: int) -> int:
+    """The least size with these digits, behind a one; those of a life may follow them."""
+    left = SIZE_BITS + 1 - size.bit_length()
+    return (size << left if left >= 0 else size >> -left) - (1 << SIZE_BITS) + 1
 
 
 def _code(ttl_ms: int | None) -> int:

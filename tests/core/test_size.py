@@ -9,7 +9,7 @@ import pytest
 
 from gpuboss.core import granting
 from gpuboss.core.outlook import Outlook
-from gpuboss.core.tournament import Tournament
+from gpuboss.core.tournament import Search
 from scripts.bench_size import Farm, fill, refills, submits
 
 FEW, MANY, DEVICES, ROUNDS = 1_000, 10_000, 100, 60
@@ -29,7 +29,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(owner, name, counting)
 
-    for owner, name in ((granting, "place"), (granting, "reserve"), (Tournament, "below"), (Outlook, "_profile")):
+    for owner, name in ((granting, "place"), (granting, "reserve"), (Search, "_look"), (Outlook, "_profile")):
         count(owner, name)
     return seen
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from gpuboss.core.fronts import Fronts, wish_of
-from gpuboss.core.tournament import ANYTHING, Lendable, Search, Tournament
+from gpuboss.core.tournament import ANYTHING, Branch, Lendable, Search
 from gpuboss.core.waitlist import NEVER_MS, Waiting, Waitlist, shape_of
 from gpuboss.events import LeaseRequested
 
@@ -50,14 +50,14 @@ def test_a_search_finds_all_to_whom_it_may_be_lent_in_their_order(seed: int) -> 
         if number <= 600:
             waitlist.add(someone(draw, number))
         firsts = sorted(waitlist.of_shape(shape)[0] for shape in waitlist.shapes())
-        assert found_by(Search(fronts.tree)) == firsts
+        assert found_by(Search(fronts.tree.root)) == firsts
         wish = wish_of(someone(draw, 0).shape)
         mine = [each for each in firsts if wish_of(each.shape) == wish]
         lendable: list[Lendable] = [
             (draw.choice(SIZES_MIB), draw.choice((0, 1, 1_000, 1_023, 1_024, 5_000, NEVER_MS))) for _ in range(2)
         ]
         front = fronts.by_wish.get(wish)
-        assert found_by(Search(fronts.tree, 0 if front is None else front.root, lendable)) == [
+        assert found_by(Search(None if front is None else front.branch, lendable)) == [
             each
             for each in mine
             if any(each.shape.vram_mib <= most_mib and each.life_ms <= most_ms for most_mib, most_ms in lendable)
@@ -67,8 +67,8 @@ def test_a_search_finds_all_to_whom_it_may_be_lent_in_their_order(seed: int) -> 
             assert (front.least_mib, fronts.largest_mib(front)) == (min(sizes), max(sizes))
     for each in list(waitlist.by_id.values()):
         waitlist.remove(each)
-    tree = fronts.tree
-    assert [len(tree.best), len(tree.digits), len(tree.crowds), len(tree.shortest_ms), len(fronts.by_wish)] == [0] * 5
+    assert fronts.tree.root is None
+    assert not fronts.by_wish
 
 
 def test_a_search_looks_down_only_where_somebody_may_be_lent_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,16 +85,16 @@ def test_a_search_looks_down_only_where_somebody_may_be_lent_to(monkeypatch: pyt
     for number, request in enumerate((small, short), start=10_000):
         waitlist.add(Waiting(number, number, request, shape_of(request, request.priority, {}), 0, None, 0))
     looked: list[int] = []
-    below = Tournament.below
+    look = Search._look
 
-    def counted(tree: Tournament, at: int, digits: int = -1) -> list[int]:
-        looked.append(at)
-        return below(tree, at, digits)
+    def counted(search: Search, branch: Branch, size: int) -> None:
+        looked.append(size)
+        look(search, branch, size)
 
-    monkeypatch.setattr(Tournament, "below", counted)
-    root = fronts.by_wish[wish_of(shape_of(small, small.priority, {}))].root
-    assert found_by(Search(fronts.tree, root, [(950, NEVER_MS)])) == [waitlist.by_id["lease-small"]]
-    assert found_by(Search(fronts.tree, root, [(80_000, 200_000)])) == [waitlist.by_id["lease-short"]]
-    assert found_by(Search(fronts.tree, root, [(899, NEVER_MS), (80_000, 99_999)])) == []
+    monkeypatch.setattr(Search, "_look", counted)
+    root = fronts.by_wish[wish_of(shape_of(small, small.priority, {}))].branch
+    assert found_by(Search(root, [(950, NEVER_MS)])) == [waitlist.by_id["lease-small"]]
+    assert found_by(Search(root, [(80_000, 200_000)])) == [waitlist.by_id["lease-short"]]
+    assert found_by(Search(root, [(899, NEVER_MS), (80_000, 99_999)])) == []
     assert len(looked) < 40
-    assert len(found_by(Search(fronts.tree, root, ANYTHING))) == len(list(waitlist.shapes()))
+    assert len(found_by(Search(root, ANYTHING))) == len(list(waitlist.shapes()))
