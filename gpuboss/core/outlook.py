@@ -6,7 +6,7 @@ request can start earliest costs one search a node, however many leases end on t
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 from gpuboss.core.ledger import Device, Lease, Ledger, Node
@@ -28,6 +28,10 @@ class Profile(NamedTuple):
         """When so much is there; None if never."""
         at = bisect_left(self.mib, vram_mib)
         return self.from_ms[at] if at < len(self.mib) else None
+
+    def mib_at(self, ms: int) -> int:
+        """How much is there by then."""
+        return self.mib[bisect_right(self.from_ms, ms) - 1]
 
 
 def end_ms(lease: Lease, policy: PolicySet) -> int | None:
@@ -108,19 +112,8 @@ class Outlook:
         return known[1]
 
     def left_over_mib(self, shape: Shape, device: Device, start_ms: int) -> int:
-        """What is free beside one part of a request at its start; an exclusive one leaves nothing."""
-        if shape.exclusive:
-            return 0
-        back_mib = planned_mib = 0
-        for lease in device.leases.values():
-            ms = end_ms(lease, self._policy)
-            if ms is not None and ms <= start_ms:
-                if device.plan is not None and lease.plan is device.plan:
-                    planned_mib += lease.request.vram_mib
-                else:
-                    back_mib += lease.request.vram_mib
-        back_mib += max(0, planned_mib - _owed_mib(device))
-        return device.free_mib + back_mib - shape.vram_mib
+        """What is free beside one part of a request at a start by which it fits; an exclusive one leaves nothing."""
+        return 0 if shape.exclusive else self._device(device, exclusive=False).mib_at(start_ms) - shape.vram_mib
 
     def _device(self, device: Device, exclusive: bool) -> Profile:
         key = (device, exclusive)

@@ -224,9 +224,11 @@ class Search:
         return None
 
     def _look(self, branch: Branch, size: int) -> None:
-        """Go on right below a branch, of which these are the digits of the sizes below it, behind a one."""
-        heap, to_any_life, digits = self._heap, self._to_any_life, branch.digits & self._small_enough(size)
-        least = LOWER[digits & 255] + UPPER[digits >> 8]
+        """Go on below a branch, of which these are the digits of the sizes below it, behind a one."""
+        heap, to_any_life, least = self._heap, self._to_any_life, self._least(branch, size)
+        while len(least) == 1 and isinstance(only := branch.below[0], Branch):
+            branch, size = only, size << BITS | least[0]
+            least = self._least(branch, size)
         for digit, first, there in zip(least, branch.firsts, branch.below, strict=False):
             if not isinstance(there, Branch):
                 heapq.heappush(heap, (first, there, 0))
@@ -235,13 +237,14 @@ class Search:
                 if to_any_life or self._is_lendable(_least_mib(below), there.shortest_ms):
                     heapq.heappush(heap, (first, there, below))
 
-    def _small_enough(self, size: int) -> int:
-        """The least digits below a branch, under which there can be a size of which there is so much, a bit each."""
-        left = SIZE_BITS + 1 - BITS - size.bit_length()
-        if left < 0 or self._most_mib == VRAM_MIB_MAX:
-            return -1
-        most = (self._most_mib - 1 >> left) - ((size << BITS) - (1 << SIZE_BITS - left))
-        return (1 << min(most + 1, 1 << BITS)) - 1 if most >= 0 else 0
+    def _least(self, branch: Branch, size: int) -> tuple[int, ...]:
+        """The digits below a branch under which there can be a size of which there is so much: the least."""
+        digits, left = branch.digits, SIZE_BITS + 1 - BITS - size.bit_length()
+        if left >= 0 and self._most_mib < VRAM_MIB_MAX:
+            most = (self._most_mib - 1 >> left) - ((size << BITS) - (1 << SIZE_BITS - left))
+            if most < DIGIT:
+                digits &= (2 << most) - 1 if most >= 0 else 0
+        return LOWER[digits & 255] + UPPER[digits >> 8]
 
     def _is_lendable(self, vram_mib: int, life_ms: int) -> bool:
         if self._to_any_life:
