@@ -35,6 +35,9 @@ def wish_of(shape: Shape) -> Wish:
     return tuple.__new__(Wish, (shape.gpus, shape.exclusive, shape.device, shape.node, shape.service))
 
 
+_Pin = tuple[str | None, str | None, bool]  # on which device and node somebody wishes to be, and whether alone
+
+
 class Front(Struct, eq=False):
     """All who have a wish, as long as anybody has."""
 
@@ -51,7 +54,7 @@ class Fronts:
         self.tree = Tournament()
         self.by_wish: dict[Wish, Front] = {}
         self._free_numbers: list[int] = []
-        self._pinned: dict[tuple[str | None, str | None], dict[Front, None]] = {}
+        self._pinned: dict[_Pin, dict[Front, None]] = {}
         self.limited: dict[Front, None] = {}  # those of services that have a limit
         self._found = 0  # how many stand in the tree
         self._stale = 0  # and how many of them are their shape's first no more
@@ -89,10 +92,11 @@ class Fronts:
         if 2 * self._stale > self._found + STALE_MIN:
             self._drop_stale()
 
-    def of_device(self, observed: DeviceObserved) -> Iterator[Front]:
-        """Those who may be on a device, and whose service has no limit."""
-        pins = [(device, node) for device in (None, observed.device, observed.uuid) for node in (None, observed.node)]
-        return chain.from_iterable(self._pinned[pin] for pin in pins if pin in self._pinned)
+    def of_device(self, observed: DeviceObserved, *, exclusive: bool) -> Iterator[Front]:
+        """Those who may be on a device, sharing it or not, and whose service has no limit."""
+        devices, nodes = (None, observed.device, observed.uuid), (None, observed.node)
+        pins = [(device, node, exclusive) for device in devices for node in nodes]
+        return chain.from_iterable([self._pinned[pin] for pin in pins if pin in self._pinned])
 
     def largest_mib(self, front: Front) -> int:
         """The largest size of any."""
@@ -107,7 +111,7 @@ class Fronts:
         wish = front.wish
         self.by_wish[wish] = front
         if wish.service is None:
-            self._pinned.setdefault((wish.device, wish.node), {})[front] = None
+            self._pinned.setdefault((wish.device, wish.node, wish.exclusive), {})[front] = None
         else:
             self.limited[front] = None
 
@@ -118,10 +122,10 @@ class Fronts:
         if wish.service is not None:
             del self.limited[front]
             return
-        pinned = self._pinned[wish.device, wish.node]
+        pinned = self._pinned[wish.device, wish.node, wish.exclusive]
         del pinned[front]
         if not pinned:
-            del self._pinned[wish.device, wish.node]
+            del self._pinned[wish.device, wish.node, wish.exclusive]
 
     def _drop_stale(self) -> None:
         """Whoever asks and takes back, behind one who waits for ever, would fill the crowds without end."""

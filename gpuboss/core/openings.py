@@ -7,6 +7,7 @@ something became free, or that is reserved less strictly than it was; and those 
 from __future__ import annotations
 
 import heapq
+from itertools import product
 from typing import TYPE_CHECKING
 
 from gpuboss.core import eviction
@@ -52,10 +53,12 @@ class Openings:
             self._found.append((newcomer, -1, _Searching(None, -1, [])))
         fronts, evicts, common_mib = self._state.fronts, self._evicts, self._state.rooms.common_mib
         places: dict[Front, list[Device]] = {}
-        for device in self._devices:
-            most_mib = common_mib(device, exclusive=False), common_mib(device, exclusive=True)
-            for front in fronts.of_device(device.observed):
-                gpus, of_each_mib = front.wish.gpus, most_mib[front.wish.exclusive]
+        for device, exclusive in product(self._devices, (False, True)):
+            of_each_mib = common_mib(device, exclusive=exclusive)
+            if not evicts and not any(of_each_mib):
+                continue
+            for front in fronts.of_device(device.observed, exclusive=exclusive):
+                gpus = front.wish.gpus
                 if evicts or (gpus <= len(of_each_mib) and front.least_mib <= of_each_mib[gpus - 1]):
                     there = places.setdefault(front, [])
                     if gpus == 1 or not there or there[-1].node is not device.node:  # one of a node stands for it
