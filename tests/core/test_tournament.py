@@ -71,6 +71,35 @@ def test_a_search_finds_all_to_whom_it_may_be_lent_in_their_order(seed: int) -> 
     assert not fronts.by_wish
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_each_branch_knows_all_that_is_below_it_and_none_is_left_that_parts_nobody(seed: int) -> None:
+    draw, fronts = random.Random(seed), Fronts()
+    waitlist = Waitlist(fronts.follow)
+    for number in range(250):
+        waitlist.add(someone(draw, number))
+        if draw.random() < number / 250:
+            waitlist.remove(draw.choice(list(waitlist.by_id.values())))
+        for branch in fronts.tree.branches():
+            assert branch.first is min(branch.firsts)
+            assert branch.firsts == [min(all_in(there)) for there in branch.below]
+            assert branch.digits.bit_count() == len(branch.below)
+        firsts = [each for each in waitlist.by_id.values() if each.is_first]
+        for front in fronts.by_wish.values():
+            mine = all_in(front.branch)
+            assert sorted(mine) == sorted(each for each in firsts if wish_of(each.shape) == front.wish)
+            shortest_ms = min(each.life_ms for each in mine)  # in a crowd they are told apart by a fifth of them
+            assert shortest_ms * 0.8 <= front.branch.shortest_ms <= shortest_ms
+            for branch in [each for each in front.branch.below if isinstance(each, Branch)]:
+                assert len(all_in(branch)) > 1
+
+
+def all_in(there: Branch | list[Waiting] | Waiting) -> list[Waiting]:
+    """All who stand there or below."""
+    if isinstance(there, Branch):
+        return [each for below in there.below for each in all_in(below)]
+    return [each for each in there if each.is_first] if isinstance(there, list) else [there]
+
+
 def test_a_search_looks_down_only_where_somebody_may_be_lent_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten thousand who are too large, or live too long, and one behind them all who is and does not."""
     draw, fronts = random.Random(1), Fronts()
