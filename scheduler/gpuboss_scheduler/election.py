@@ -117,7 +117,9 @@ def claim(
     what_is_lost = "" if missed is None else "snapshot" if recovered.snapshot_is_ahead else "log"
     seq = recovered.seq + 1 + len(facts)
     arguments: list[Any] = [seen.epoch, seen.alive_until_ms, seen.seq, epoch, seq, LEADERSHIP_MS]
-    arguments += [recovered.cursor, what_is_lost, recovered.read_through, FIELDS_MOVED, 1 + len(facts)]
+    # What came in since may be deleted before anybody read it.
+    read_through = max(recovered.read_through or "0-0", recovered.deleted_through, key=parse_id)
+    arguments += [recovered.cursor, what_is_lost, recovered.read_through, read_through, FIELDS_MOVED, 1 + len(facts)]
     for number, fact in enumerate([elected, *facts], start=recovered.seq + 1):
         arguments += [type(fact).__name__, stamped(fact, epoch, number)]
     arguments += [len(shown), *chain.from_iterable(shown.items())]
@@ -129,6 +131,6 @@ def claim(
     except Deposed:
         return None
     reign = Reign(client, keys, epoch, seq, last_id.decode(), about["leader"])
-    if missed is None:  # what came in since may have been deleted before anybody read it
-        reign.read_through = max(recovered.read_through or "0-0", recovered.deleted_through, key=parse_id)
+    if missed is None:
+        reign.read_through = read_through
     return Claim(reign, elected_id.decode(), last_id.decode())

@@ -82,6 +82,24 @@ def test_a_request_that_is_deleted_while_nobody_leads_is_missed(view: RedisView,
         assert_noticed_once(view, server, scheduler)
 
 
+def test_a_request_that_is_deleted_behind_a_leader_who_never_came_to_a_beat_is_missed(
+    view: RedisView, server: RealServer
+) -> None:
+    keys, client = Keys(view.namespace), view.client
+    seen, _ = look(client, keys)
+    about = {"leader": "first", "version": "0", "durability": "none", "run_id": "", "session_ttl_ms": 1_000}
+    assert claim(client, keys, seen, recover(LogReader(client, keys), ""), None, [], about) is not None
+    service = Service(view, "service")
+    asked = service.request(4_000)
+    delete_last(view)
+    with SchedulerProcess(server.url, **OPTIONS) as scheduler:
+        scheduler.wait_leading()
+        service.request(4_000, lease_id=asked)
+        assert service.answer(asked).type == "LeaseGranted"
+        assert faults_of(view) == []
+        assert_noticed_once(view, server, scheduler)
+
+
 def test_what_was_decided_and_is_deleted_at_once_stays_decided(view: RedisView, server: RealServer) -> None:
     """Whether it had been read nobody can know: it counts as if not, and what it led to is held all the same."""
     with SchedulerProcess(server.url, **OPTIONS) as leader:
