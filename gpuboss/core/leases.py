@@ -133,8 +133,15 @@ def reassert(turn: Turn, event: LeaseReasserted) -> None:
 
 
 def revoke(turn: Turn, event: LeaseRevoked) -> None:
-    """An operator ends a lease or a waiting request, or vouches that reclaimed memory is back."""
+    """An operator ends a lease or a waiting request, or vouches that reclaimed memory is back.
+
+    While a log that was lost recovers, who waits may hold what it asked for: denied, it could not say so any more.
+    """
     waiting = turn.state.waitlist.by_id.get(event.lease_id)
+    if waiting is not None and turn.state.recovering_since_ms is not None:
+        detail = "the log lost entries, and its grant may be among them; revoke it again once that is known"
+        reject_unaddressed(turn, "unknown_lease", f"lease {event.lease_id}: {detail}", event.lease_id)
+        return
     if waiting is not None:
         by = f" by {event.by}" if event.by else ""
         end_waiting(turn, waiting, "cancelled", f"revoked{by}: {event.reason or 'no reason given'}")

@@ -104,11 +104,12 @@ class Judge:
         its_own = entry.type == "LeaseRequested" and entry.data["lease_id"] == lease_id
         lost = (account.asked["service"], account.asked.get("session")) in books.lost
         looked = its_own or entry.type in ("DeviceObserved", "DeviceLost") or entry.id == books.recovery.ended_by
+        withdrawn = ("LeaseReleased",) if books.recovery.since_ms is not None else ("LeaseReleased", "LeaseRevoked")
         hopeless = books.is_beyond_limit(account) and (due or entry.id == books.recovery.ended_by)
         right = {
             "impossible": looked and books.recovery.since_ms is None,
             "timeout": entry.type == "ClockTicked" and due,
-            "cancelled": entry.type in ("LeaseReleased", "LeaseRevoked") and due,
+            "cancelled": entry.type in withdrawn and due,
             "session_lost": (entry.type == "SessionLost" and due) or (its_own and lost),
             "quota": (its_own and due) or hopeless,
         }

@@ -126,15 +126,24 @@ def test_a_wait_that_ends_when_the_recovery_does_is_not_over():
     assert scenario.tick(RECOVERY_MS) == ["granted a on cuda:0"]
 
 
-def test_who_waits_may_take_it_back_be_revoked_or_be_lost():
+def test_who_waits_may_take_it_back_or_be_lost():
     scenario = recovering()
-    for name in ("a", "b", "c"):
+    for name in ("a", "c"):
         scenario.request(name, 8_192, session=f"of-{name}")
     assert scenario.release("a") == ["denied a: cancelled"]
-    assert scenario.revoke("b") == ["denied b: cancelled"]
     assert scenario.happens(session_lost("of-c")) == ["denied c: session_lost"]
     assert scenario.request("d", 8_192, session="of-c") == ["denied d: session_lost"]
     assert scenario.tick(RECOVERY_MS) == []
+
+
+def test_who_waits_may_hold_what_it_asked_for_and_is_not_revoked():
+    scenario = recovering()
+    for name in ("a", "b"):
+        scenario.request(name, 8_192)
+        assert scenario.revoke(name) == [f"rejected {name}: unknown_lease"]
+    assert scenario.reasserts("a") == ["again granted a on cuda:0"]
+    assert scenario.revoke("a") == ["ended a: revoked, freed"]
+    assert scenario.tick(RECOVERY_MS) == ["granted b on cuda:0"]
 
 
 def test_a_request_that_is_repeated_waits_on():

@@ -12,6 +12,7 @@ from gpuboss.events import (
     LeaseGranted,
     LeaseReasserted,
     LeaseRequested,
+    LeaseRevoked,
 )
 from tests.core.auditor import Audit, audit
 from tests.core.lossy import (
@@ -77,6 +78,19 @@ def test_the_auditor_sees_a_grant_in_the_recovery():
 def test_the_auditor_sees_a_denial_in_the_recovery():
     assert lied(denial_of_a, loses=False) == []
     assert any("denies as impossible" in problem for problem in lied(denial_of_a))
+
+
+@pytest.mark.parametrize("loses", [False, True])
+def test_the_auditor_sees_that_who_waits_is_revoked_in_the_recovery(loses: bool) -> None:
+    scenario = Lossy(24_576)
+    scenario.request("holder", 24_576)
+    scenario.request("a", 8_192)
+    if loses:
+        scenario.loses()
+    scenario.write(LeaseRevoked(padded("a"), "so it is", "operator"))
+    cause = scenario.entries[-1].id
+    scenario.stamp(LeaseDenied(padded("a"), SERVICE, "cancelled", "so it is", cause=cause))
+    assert any("denies as cancelled" in problem for problem in audit(scenario.entries)) is loses
 
 
 def taken_over(*said: LeaseReasserted, loses: bool = True) -> list[str]:
