@@ -51,7 +51,7 @@ def revoke(
 
     Its holder is told, and the scheduler's answer waited for; the VRAM is lent again once it is seen to be free.
     Revoking a lease that is being reclaimed frees it: you vouch that its memory is gone. Exits 1 if there is no
-    such lease.
+    such lease, and for a request that waits while a lost log recovers: its grant may be among what was lost.
     """
     from msgspec.structs import replace
 
