@@ -88,11 +88,10 @@ class Heartbeat:
         patience_s = self._connect_timeout_s
         if self._failure is None:
             patience_s = max(patience_s, HANDOVER_S + 0.5)
+        self.ring()
         with anyio.move_on_after(patience_s):
             while not (self._is_over or (self._failure is None and self._leadership.is_known(time.monotonic()))):
-                looked = self._next_look
-                self.ring()
-                await looked.wait()
+                await self._next_look.wait()
                 if self._failure is None and self._leadership.is_vacant(time.monotonic()):
                     raise self._trouble()
             return

@@ -46,6 +46,10 @@ class Front(Struct, eq=False):
     branch: Branch
     least_mib: int  # of any
 
+    def largest_mib(self) -> int:
+        """The largest size of any."""
+        return outermost_mib(self.branch, -1)
+
 
 class Fronts:
     """The firsts by what they wish for. They follow from who waits, and hold nothing else."""
@@ -97,10 +101,6 @@ class Fronts:
         devices, nodes = (None, observed.device, observed.uuid), (None, observed.node)
         pins = [(device, node, exclusive) for device in devices for node in nodes]
         return chain.from_iterable([self._pinned[pin] for pin in pins if pin in self._pinned])
-
-    def largest_mib(self, front: Front) -> int:
-        """The largest size of any."""
-        return outermost_mib(front.branch, -1)
 
     def _free_number(self) -> int:
         number = self._free_numbers.pop() if self._free_numbers else len(self.by_wish)

@@ -129,8 +129,8 @@ def deny_hopeless(turn: Turn) -> None:
             dissolve(turn, waiting)
     assert all(state.candidates(waiting.shape) for waiting in state.planned.values())
     if not state.limits:
-        fronts, largest_mib = state.fronts, state.rooms.largest_mib
-        if all(fronts.largest_mib(front) <= largest_mib(wish) for wish, front in fronts.by_wish.items()):
+        fronts, rooms = state.fronts.by_wish.values(), state.rooms
+        if all(front.largest_mib() <= rooms.largest_mib(front.wish) for front in fronts):
             return
     shapes = [shape for shape in state.waitlist.shapes() if _why_hopeless(state, shape) is not None]
     doomed = [waiting for shape in shapes for waiting in state.waitlist.of_shape(shape)]

@@ -45,14 +45,9 @@ class Branch(Struct, eq=False, gc=False):
 
     first: Waiting
     digits: int = 0
-    below: list[Branch | list[Waiting] | Waiting] = []
+    below: list[There] = []
     firsts: list[Waiting] = []
     shortest_ms: int = NEVER_MS
-
-    def take_out(self, at: int, digit: int) -> None:
-        """Nobody is left under a digit."""
-        self.digits ^= 1 << digit
-        del self.below[at], self.firsts[at]
 
 
 There = Branch | list[Waiting] | Waiting  # what can be right below a branch
@@ -84,9 +79,9 @@ class Tournament:
             branch.firsts[at] = crowd[0]
         else:
             self._cut(way, leaf)
-        if was is not None and not was.is_found:
+        if was is not None and not was.is_found:  # it was dropped
             _succeed(way, was)
-            if not crowd:
+            if not crowd:  # how long those with other wishes live nobody asks
                 _lengthen(way[WISH_DIGITS:], _least_ms(_code(was.shape.ttl_ms)))
         return way[WISH_DIGITS][0] if len(way) > WISH_DIGITS else None, before - len(crowd)
 
@@ -109,8 +104,8 @@ class Tournament:
         return way
 
     def _room_for(self, leaf: int, joins: Waiting) -> Way:
-        """The way to where a leaf stands or will, and whom all on it know who is joined by somebody: whoever stands
-        there alone, and in another leaf, goes down."""
+        """The way to where a leaf stands or will; all on it know then who joins. Whoever stands there alone, in another
+        leaf, goes down."""
         branch = self.root = self.root or Branch(joins)
         way, left, life_ms = Way(), TOP, joins.life_ms
         while True:
@@ -141,7 +136,8 @@ class Tournament:
         """Nobody is left in a leaf. Leaves of the way what is still there."""
         while way:
             branch, at = way[-1]
-            branch.take_out(at, leaf >> TOP - BITS * (len(way) - 1) & DIGIT)
+            branch.digits ^= 1 << (leaf >> TOP - BITS * (len(way) - 1) & DIGIT)
+            del branch.below[at], branch.firsts[at]
             if branch.below:
                 break
             way.pop()
@@ -199,7 +195,7 @@ class Search:
         self._most_mib = max((most_mib for most_mib, _ in lendable), default=0)
         # What may be lent for ever is lent to any life.
         self._to_any_life = len(lendable) == 1 and lendable[0][1] == NEVER_MS
-        # Each with what is there, and behind a one the digits of the sizes there; or, in a crowd, its place in it.
+        # Each with what is there, and behind a one the digits that lead there; or, in a crowd, its place in it.
         self._heap: list[tuple[Waiting, There, int]] = []
         self._last: Waiting | None = None
         if root is not None:
@@ -223,25 +219,25 @@ class Search:
                         heapq.heappush(heap, (there[after], there, after))
         return None
 
-    def _look(self, branch: Branch, size: int) -> None:
-        """Go on below a branch, of which these are the digits of the sizes below it, behind a one."""
-        heap, to_any_life, least = self._heap, self._to_any_life, self._least(branch, size)
-        while len(least) == 1 and isinstance(only := branch.below[0], Branch):
-            branch, size = only, size << BITS | least[0]
-            least = self._least(branch, size)
-        for digit, first, there in zip(least, branch.firsts, branch.below, strict=False):
+    def _look(self, branch: Branch, path: int) -> None:
+        """Go on below a branch, to which these digits lead, behind a one."""
+        heap, to_any_life, digits = self._heap, self._to_any_life, self._small_enough(branch, path)
+        while len(digits) == 1 and isinstance(only := branch.below[0], Branch):
+            branch, path = only, path << BITS | digits[0]
+            digits = self._small_enough(branch, path)
+        for digit, first, there in zip(digits, branch.firsts, branch.below, strict=False):
             if not isinstance(there, Branch):
                 heapq.heappush(heap, (first, there, 0))
             else:
-                below = size << BITS | digit
+                below = path << BITS | digit
                 if to_any_life or self._is_lendable(_least_mib(below), there.shortest_ms):
                     heapq.heappush(heap, (first, there, below))
 
-    def _least(self, branch: Branch, size: int) -> tuple[int, ...]:
-        """The digits below a branch under which there can be a size of which there is so much: the least."""
-        digits, left = branch.digits, SIZE_BITS + 1 - BITS - size.bit_length()
+    def _small_enough(self, branch: Branch, path: int) -> tuple[int, ...]:
+        """The digits below a branch under which there can be a size of which there is so much: the least of them."""
+        digits, left = branch.digits, SIZE_BITS + 1 - BITS - path.bit_length()
         if left >= 0 and self._most_mib < VRAM_MIB_MAX:
-            most = (self._most_mib - 1 >> left) - ((size << BITS) - (1 << SIZE_BITS - left))
+            most = (self._most_mib - 1 >> left) - ((path << BITS) - (1 << SIZE_BITS - left))
             if most < DIGIT:
                 digits &= (2 << most) - 1 if most >= 0 else 0
         return LOWER[digits & 255] + UPPER[digits >> 8]
@@ -252,10 +248,10 @@ class Search:
         return any(vram_mib <= most_mib and life_ms <= most_ms for most_mib, most_ms in self._lendable)
 
 
-def _least_mib(size: int) -> int:
+def _least_mib(path: int) -> int:
     """The least size with these digits, behind a one; those of a life may follow them."""
-    left = SIZE_BITS + 1 - size.bit_length()
-    return (size << left if left >= 0 else size >> -left) - (1 << SIZE_BITS) + 1
+    left = SIZE_BITS + 1 - path.bit_length()
+    return (path << left if left >= 0 else path >> -left) - (1 << SIZE_BITS) + 1
 
 
 def _code(ttl_ms: int | None) -> int:

@@ -117,9 +117,9 @@ def claim(
     what_is_lost = "" if missed is None else "snapshot" if recovered.snapshot_is_ahead else "log"
     seq = recovered.seq + 1 + len(facts)
     arguments: list[Any] = [seen.epoch, seen.alive_until_ms, seen.seq, epoch, seq, LEADERSHIP_MS]
-    # What came in since may be deleted before anybody read it.
-    read_through = max(recovered.read_through or "0-0", recovered.deleted_through, key=parse_id)
-    arguments += [recovered.cursor, what_is_lost, recovered.read_through, read_through, FIELDS_MOVED, 1 + len(facts)]
+    # What stands undecided behind that, or comes in, may be deleted before whoever leads then has read it.
+    no_loss_id = max(recovered.state.last_id, recovered.deleted_through, key=parse_id)
+    arguments += [recovered.cursor, what_is_lost, recovered.read_through, no_loss_id, FIELDS_MOVED, 1 + len(facts)]
     for number, fact in enumerate([elected, *facts], start=recovered.seq + 1):
         arguments += [type(fact).__name__, stamped(fact, epoch, number)]
     arguments += [len(shown), *chain.from_iterable(shown.items())]
@@ -132,5 +132,5 @@ def claim(
         return None
     reign = Reign(client, keys, epoch, seq, last_id.decode(), about["leader"])
     if missed is None:
-        reign.read_through = read_through
+        reign.read_through = no_loss_id
     return Claim(reign, elected_id.decode(), last_id.decode())

@@ -8,6 +8,8 @@ import anyio
 import pytest
 
 from gpuboss import GPUBoss, GPUBossError, LeaseDenied, LeaseLost, SchedulerUnavailable
+from gpuboss.client.leadership import Leadership
+from gpuboss.client.link import Look
 from tests.client.by_hand import HandScheduler, until, until_ended
 from tests.real.servers import RealServer
 
@@ -194,6 +196,33 @@ async def test_a_handover_is_no_outage(server: RealServer, hand: HandScheduler) 
         await until("the resignation to be seen", lambda: not leadership.is_there(time.monotonic()))
         asking = asyncio.create_task(boss.acquire(vram_gb=8))
         await anyio.lowlevel.checkpoint()
+        hand.lead(session_ttl_ms=600)
+        hand.grant(request)
+        hand.grant(await hand.hear("LeaseRequested"))
+        await waiting
+        await asking
+
+
+async def test_who_asks_in_a_handover_does_not_run_over_the_server(
+    server: RealServer, hand: HandScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, note = list[Look](), Leadership.note
+
+    def noted(leadership: Leadership, look: Look) -> None:
+        looks.append(look)
+        note(leadership, look)
+
+    hand.lead(session_ttl_ms=600)
+    async with GPUBoss(server.url, "painter") as boss:
+        waiting = asyncio.create_task(boss.acquire(vram_gb=8))
+        request = await hand.hear("LeaseRequested")
+        hand.resign()
+        leadership = boss._open_session().heartbeat._leadership
+        await until("the resignation to be seen", lambda: not leadership.is_there(time.monotonic()))
+        monkeypatch.setattr(Leadership, "note", noted)
+        asking = asyncio.create_task(boss.acquire(vram_gb=8))
+        await anyio.sleep(1)
+        assert 5 < len(looks) < 20
         hand.lead(session_ttl_ms=600)
         hand.grant(request)
         hand.grant(await hand.hear("LeaseRequested"))

@@ -29,7 +29,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(owner, name, counting)
 
-    for owner, name in ((granting, "place"), (granting, "reserve"), (Search, "_look"), (Outlook, "_profile")):
+    for owner, name in ((granting, "place"), (granting, "reserve"), (Search, "_small_enough"), (Outlook, "_profile")):
         count(owner, name)
     return seen
 

@@ -64,7 +64,7 @@ def test_a_search_finds_all_to_whom_it_may_be_lent_in_their_order(seed: int) -> 
         ]
         if front is not None:
             sizes = [each.shape.vram_mib for each in mine]
-            assert (front.least_mib, fronts.largest_mib(front)) == (min(sizes), max(sizes))
+            assert (front.least_mib, front.largest_mib()) == (min(sizes), max(sizes))
     for each in list(waitlist.by_id.values()):
         waitlist.remove(each)
     assert fronts.tree.root is None
@@ -87,10 +87,12 @@ def test_each_branch_knows_all_that_is_below_it_and_none_is_left_that_parts_nobo
         for front in fronts.by_wish.values():
             mine = all_in(front.branch)
             assert sorted(mine) == sorted(each for each in firsts if wish_of(each.shape) == front.wish)
-            shortest_ms = min(each.life_ms for each in mine)  # in a crowd they are told apart by a fifth of them
-            assert shortest_ms * 0.8 <= front.branch.shortest_ms <= shortest_ms
-            for branch in [each for each in front.branch.below if isinstance(each, Branch)]:
-                assert len(all_in(branch)) > 1
+            branches = [front.branch]
+            for branch in branches:
+                shortest_ms = min(each.life_ms for each in all_in(branch))  # in a crowd they are a fifth apart at most
+                assert shortest_ms * 0.8 <= branch.shortest_ms <= shortest_ms
+                branches += [each for each in branch.below if isinstance(each, Branch)]
+            assert all(len(all_in(branch)) > 1 for branch in branches[1:])
 
 
 def all_in(there: Branch | list[Waiting] | Waiting) -> list[Waiting]:
@@ -114,13 +116,13 @@ def test_a_search_looks_down_only_where_somebody_may_be_lent_to(monkeypatch: pyt
     for number, request in enumerate((small, short), start=10_000):
         waitlist.add(Waiting(number, number, request, shape_of(request, request.priority, {}), 0, None, 0))
     looked: list[int] = []
-    look = Search._look
+    small_enough = Search._small_enough
 
-    def counted(search: Search, branch: Branch, size: int) -> None:
-        looked.append(size)
-        look(search, branch, size)
+    def counted(search: Search, branch: Branch, path: int) -> tuple[int, ...]:
+        looked.append(path)
+        return small_enough(search, branch, path)
 
-    monkeypatch.setattr(Search, "_look", counted)
+    monkeypatch.setattr(Search, "_small_enough", counted)
     root = fronts.by_wish[wish_of(shape_of(small, small.priority, {}))].branch
     assert found_by(Search(root, [(950, NEVER_MS)])) == [waitlist.by_id["lease-small"]]
     assert found_by(Search(root, [(80_000, 200_000)])) == [waitlist.by_id["lease-short"]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import pytest
+
 from gpuboss.core.stream_ids import is_later
 from gpuboss.keys import Keys
 from gpuboss.log import LogReader
@@ -82,16 +84,19 @@ def test_a_request_that_is_deleted_while_nobody_leads_is_missed(view: RedisView,
         assert_noticed_once(view, server, scheduler)
 
 
+@pytest.mark.parametrize("asks_before", [False, True])
 def test_a_request_that_is_deleted_behind_a_leader_who_never_came_to_a_beat_is_missed(
-    view: RedisView, server: RealServer
+    view: RedisView, server: RealServer, asks_before: bool
 ) -> None:
-    keys, client = Keys(view.namespace), view.client
+    keys, client, service = Keys(view.namespace), view.client, Service(view, "service")
+    asked = service.request(4_000) if asks_before else None
     seen, _ = look(client, keys)
     about = {"leader": "first", "version": "0", "durability": "none", "run_id": "", "session_ttl_ms": 1_000}
     assert claim(client, keys, seen, recover(LogReader(client, keys), ""), None, [], about) is not None
-    service = Service(view, "service")
-    asked = service.request(4_000)
-    delete_last(view)
+    if asked is None:
+        asked = service.request(4_000)
+    [request] = view.of_type("LeaseRequested")
+    assert client.xdel(keys.events, request.id) == 1
     with SchedulerProcess(server.url, **OPTIONS) as scheduler:
         scheduler.wait_leading()
         service.request(4_000, lease_id=asked)

@@ -72,6 +72,7 @@ class World:
         self._tell = tell
         self._trace = hashlib.sha256()
         self._healed_us = 0
+        self._is_over = False
         self._was_led = False
         self.network = Network(self)
         self.host = self.network.server = ServerHost(self)
@@ -296,13 +297,16 @@ class World:
             self.blame(f"still not at rest after {STEPS_MAX} steps")
 
     def _is_quiet(self) -> bool:
-        """Whether everything is over that was begun, also what somebody has just begun at the console."""
-        if self.timeline.now_us - self._healed_us < SETTLED_US:
-            return False
-        if any(host.is_up and not host.is_done for host in self.services):
-            return False
+        """Whether everything is over that was begun, also what somebody has just begun at the console, and was already
+        when it was asked last: whoever began to lead since may not have decided on what it found."""
         rows = self.read_hash(b"gpuboss:leases"), self.read_hash(b"gpuboss:queue")
-        return not any(rows) and any(host.leads for host in self.schedulers)
+        was_over = self._is_over
+        self._is_over = (
+            not any(host.is_up and not host.is_done for host in self.services)
+            and not any(rows)
+            and any(host.leads for host in self.schedulers)
+        )
+        return was_over and self._is_over and self.timeline.now_us - self._healed_us >= SETTLED_US
 
     def _check_ended(self) -> None:
         for host in self.services:

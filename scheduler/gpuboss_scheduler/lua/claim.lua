@@ -7,10 +7,10 @@
 -- KEYS  scheduler events snapshot
 -- ARGV  epoch seen, alive_until_ms seen, seq seen, new epoch, seq of the last fact, lease of leadership in ms, the
 --       cursor, what was lost: '' (nothing), 'log' or 'snapshot' (it stands for more than is there), the last entry
---       that was read, or '', the last that may be deleted without a loss, how many fields and values an entry has at
---       most that moves; then, each with their number first: types and data of facts, the first SchedulerElected;
---       fields and values of what the hash shows; then entries to move, each as: id, how many fields and values it has,
---       these; with none it only goes
+--       that was read, or '', the last that was applied or is known to be deleted, how many fields and values an entry
+--       has at most that moves; then, each with their number first: types and data of facts, the first
+--       SchedulerElected; fields and values of what the hash shows; then entries to move, each as: id, how many fields
+--       and values it has, these; with none it only goes
 -- Returns OK, the ids of the first and the last fact; or LOST.
 local seen = redis.call('HMGET', KEYS[1], 'epoch', 'alive_until_ms', 'seq')
 if (seen[1] or '') ~= ARGV[1] or (seen[2] or '') ~= ARGV[2] or (seen[3] or '') ~= ARGV[3] then return {'LOST'} end
