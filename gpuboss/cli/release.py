@@ -35,7 +35,8 @@ def release(
     """Release a lease in the name of its owner.
 
     Or take back a request that still waits. For leases whose owner is gone, or has forgotten them: while it works
-    on, its memory is on the card. Waits for the scheduler's answer. Exits 1 if there is no such lease.
+    on, its memory is on the card. Waits for the scheduler's answer. Exits 1 if there is no such lease, and for a
+    request that waits while a lost log recovers: its grant may be among what was lost.
     """
     from gpuboss.cli.answers import append, read_row, wait_for_answer
     from gpuboss.cli.exits import AnswerIsNo
@@ -47,6 +48,11 @@ def release(
         row = read_row(place, lease_id)
         owner = _owner(place, lease_id, row)
         place.require_leader()
+        if "recovering_until_ms" in place.scheduler() and place.client.hexists(place.keys.queue, lease_id):
+            raise AnswerIsNo(
+                f"{lease_id} waits, as far as is known after entries of the log were lost, and its grant may be among "
+                "them; release it again once gpuboss status says no more that it recovers"
+            )
 
         def is_gone() -> bool:
             return row is not None and read_row(place, lease_id) is None

@@ -136,7 +136,7 @@ def _tick(turn: Turn, event: ClockTicked) -> None:
         if waiting.wait_until_ms is not None and waiting.wait_until_ms <= min(until_ms, state.now_ms):
             facts.wait_longer(turn, waiting, until_ms)
     if until_ms <= state.now_ms:
-        state.recovering_since_ms = None
+        facts.end_recovery(state)
 
 
 def _revoke(turn: Turn, event: LeaseRevoked) -> None:

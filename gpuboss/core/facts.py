@@ -25,7 +25,8 @@ from gpuboss.events import (
 
 def elect(turn: Turn, event: SchedulerElected) -> None:
     """A reign begins; its epoch came with the stamp. Where entries of the log are gone, recovery begins too, at the
-    time that the log had reached: what is reasserted ends by that clock, and the server's may be behind it."""
+    time that the log had reached: what is reasserted ends by that clock, and the server's may be behind it. One that
+    had begun may have run out while nobody led: those who look for a leader first get the time to find this one."""
     state = turn.state
     turn.look |= state.core != event.core  # other rules may have let somebody wait who may begin by these
     state.core, state.incarnation = event.core, event.incarnation
@@ -35,7 +36,10 @@ def elect(turn: Turn, event: SchedulerElected) -> None:
         state.recovering_since_ms = state.now_ms
         dissolve_all(turn)  # while that recovers nobody is granted anything, and anybody may hold anything
         turn.look = True  # what was kept for those who wait is kept for nobody now
-        _set_recovery_end(state)
+        _recover_for(state, max(state.recovering_for_ms, _quarantine_ms(state.policy)))
+    elif state.recovering_since_ms is not None:
+        least_ms = state.now_ms + state.policy.session_ttl_ms - state.recovering_since_ms
+        _recover_for(state, max(state.recovering_for_ms, least_ms))
 
 
 def set_policy(turn: Turn, event: PolicySet) -> None:
@@ -46,11 +50,14 @@ def set_policy(turn: Turn, event: PolicySet) -> None:
 
 
 def take_policy(state: State, event: PolicySet) -> None:
-    """Take over new rules, and look at nobody."""
+    """Take over new rules, and look at nobody. Those who hold what was lost live by the rules that they heard of: a
+    recovery takes no less time by others, unless they are the first that the log has."""
+    if state.recovering_since_ms is not None:
+        known_ms = state.recovering_for_ms if state.policy_recorded else 0
+        _recover_for(state, max(known_ms, _quarantine_ms(event)))
     state.set_policy(event)
     state.policy_recorded = True
     state.ledger.changes.freed_all = True  # by other rules there may be a place for anybody
-    _set_recovery_end(state)
 
 
 def observe_device(turn: Turn, event: DeviceObserved) -> None:
@@ -105,7 +112,7 @@ def tick(turn: Turn, event: ClockTicked) -> None:
     while (timer := state.next_timer()) is not None and timer.deadline_ms <= state.now_ms:
         state.timers.drop_first()
         if timer.kind is TimerKind.RECOVERY_END:
-            state.recovering_since_ms = None
+            end_recovery(state)
             state.ledger.changes.freed_all = True  # nobody was looked at since it began
             deny_hopeless(turn)
             turn.look = True
@@ -135,7 +142,7 @@ def jump(turn: Turn, event: ClockJumped) -> None:
     from_ms = int(event.from_id.partition("-")[0])
     if state.recovering_since_ms is not None and state.recovering_since_ms < from_ms:
         state.recovering_since_ms = max(0, state.recovering_since_ms + event.delta_ms)
-        _set_recovery_end(state)
+        _recover_for(state, state.recovering_for_ms)
     for lease_id, lease in state.ledger.leases.items():
         _move_beginning(lease, from_ms, event.delta_ms)
         if lease.expires_at_ms is not None and lease.expiry_set_ms < from_ms:
@@ -185,7 +192,17 @@ def _move_beginning(owner: Lease | Waiting, from_ms: int, delta_ms: int) -> None
         owner.since_ms = max(0, owner.since_ms + delta_ms)
 
 
-def _set_recovery_end(state: State) -> None:
-    until_ms = state.recovering_until_ms
-    if until_ms is not None:
-        state.timers.set(until_ms, TimerKind.RECOVERY_END, "")
+def end_recovery(state: State) -> None:
+    """Whoever held something in what was lost has said so."""
+    state.recovering_since_ms, state.recovering_for_ms = None, 0
+
+
+def _recover_for(state: State, for_ms: int) -> None:
+    state.recovering_for_ms = for_ms
+    assert state.recovering_until_ms is not None
+    state.timers.set(state.recovering_until_ms, TimerKind.RECOVERY_END, "")
+
+
+def _quarantine_ms(policy: PolicySet) -> int:
+    """By when a session is lost, and its memory lent again, at the earliest."""
+    return policy.session_ttl_ms + policy.lock_delay_ms

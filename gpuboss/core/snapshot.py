@@ -91,6 +91,7 @@ class _Snapshot(Struct):
     policy_recorded: bool
     fence: int
     recovering_since_ms: int | None
+    recovering_for_ms: int
     arrivals: int
     devices: list[DeviceObserved]
     leases: list[_Lease]
@@ -124,6 +125,7 @@ def dump(state: State) -> bytes:
         policy_recorded=state.policy_recorded,
         fence=state.fence,
         recovering_since_ms=state.recovering_since_ms,
+        recovering_for_ms=state.recovering_for_ms,
         arrivals=state.arrivals,
         devices=[device.observed for device in state.ledger.ordered_devices()],
         leases=[_dump_lease(lease) for lease in state.ledger.leases.values()],
@@ -156,7 +158,7 @@ def load(dumped: bytes) -> State:
     state.set_policy(snapshot.policy)
     state.policy_recorded = snapshot.policy_recorded
     state.fence, state.arrivals, state.floor = snapshot.fence, snapshot.arrivals, snapshot.floor
-    state.recovering_since_ms = snapshot.recovering_since_ms
+    state.recovering_since_ms, state.recovering_for_ms = snapshot.recovering_since_ms, snapshot.recovering_for_ms
     if state.recovering_until_ms is not None:
         state.timers.set(state.recovering_until_ms, TimerKind.RECOVERY_END, "")
     for observed in snapshot.devices:

@@ -40,6 +40,7 @@ class State:
         self.policy_recorded = False  # before the first PolicySet the defaults hold
         self.fence = 0
         self.recovering_since_ms: int | None = None  # when it was seen that entries of the log are gone
+        self.recovering_for_ms = 0  # and for how long those who hold what was lost have the word
         self.arrivals = 0
         self.floor = 0  # what the idle lease that was asked back last was worth (eviction.py)
         self.ledger = Ledger()
@@ -62,7 +63,7 @@ class State:
         """When whoever held a lease in a log that was lost had the time to say so; until then nothing is granted."""
         if self.recovering_since_ms is None:
             return None
-        return self.recovering_since_ms + self.policy.session_ttl_ms + self.policy.lock_delay_ms
+        return self.recovering_since_ms + self.recovering_for_ms
 
     def candidates(self, shape: Shape) -> list[Device]:
         """`placement.candidates`, remembered until the devices change: people ask for the same few shapes."""

@@ -170,6 +170,7 @@ class Scheduler:
         failpoint("claimed")
         if missed is not None:
             say(f"entries of the log are gone: it ended at {missed.last_id}; a new incarnation begins")
+            self._trust.lost()
         if recovered.is_of_other_rules:
             say(f"core {recovered.state.core} decided this log so far; from here on core {CORE_VERSION} does")
         return won, recovered

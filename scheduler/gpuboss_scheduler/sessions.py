@@ -20,8 +20,8 @@ _lose_sessions = Script("lose_sessions")
 class Trust:
     """Whether a session's silence says that its process is dead. It does not while the server stood still, nor for
     one session TTL after: whoever lives needs that time to be heard again. The same holds when the server's clock
-    jumps, by which sessions are timed, as it does when a machine wakes up. One for the whole life of a scheduler,
-    because a server that is away for long ends its reign."""
+    jumps, by which sessions are timed, as it does when a machine wakes up, and when what was lost took the last signs
+    of life along. One for the whole life of a scheduler, because a server that is away for long ends its reign."""
 
     def __init__(self, session_ttl_ms: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._session_ttl_s = session_ttl_ms / 1000
@@ -42,6 +42,10 @@ class Trust:
             self._from_s = now_s + self._session_ttl_s
         if before_s is None or jumped:
             self._runs = [*self._runs[1 - JUMPS_MAX :], (now_s, self._ahead_s)]
+
+    def lost(self) -> None:
+        """The server shows an earlier state, of which nobody can tell who lives."""
+        self._from_s = self._monotonic() + self._session_ttl_s
 
     def jumped_since_ms(self, log_ms: int) -> int:
         """By how much the server's clock is ahead of where it would be had it run on steadily since it showed this

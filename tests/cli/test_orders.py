@@ -95,6 +95,20 @@ def test_release_of_what_is_not_there(
     assert length(client) == before
 
 
+@pytest.mark.parametrize("verb", ["release", "revoke"])
+def test_who_waits_while_a_lost_log_recovers_may_hold_what_it_asked_for(
+    console: Console, client: redis.Redis, start: Callable[..., SchedulerProcess], verb: str
+) -> None:
+    start()
+    client.delete("gpuboss:events")
+    eventually(lambda: client.hexists("gpuboss:scheduler", "recovering_until_ms"), "the recovery to be shown")
+    ask(client, "lease-0001")
+    ended = console.call(verb, "lease-0001")
+    assert (ended.code, ended.out) == (1, "")
+    assert "its grant may be among them" in ended.err
+    assert client.hexists("gpuboss:queue", "lease-0001")
+
+
 def test_release_finds_the_owner_in_the_log_where_the_projection_is_broken(
     console: Console, client: redis.Redis, start: Callable[..., SchedulerProcess]
 ) -> None:

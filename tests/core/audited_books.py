@@ -45,23 +45,38 @@ class Recovery:
     """Whether entries of the log were lost, and until when their holders have the word."""
 
     since_ms: int | None = None
+    until_ms: int = 0
     session_ttl_ms: int = 15_000
+    is_by_default: bool = True  # no rules were set yet
     ended_by: str = ""  # the tick that ended the last one
 
-    def until_ms(self, lock_delay_ms: int) -> int | None:
-        """When it ends; None if there is none."""
-        return None if self.since_ms is None else self.since_ms + self.session_ttl_ms + lock_delay_ms
+    def begin(self, now_ms: int, lock_delay_ms: int) -> None:
+        """Entries are gone, perhaps once more."""
+        took_ms = 0 if self.since_ms is None else self.until_ms - self.since_ms
+        self.since_ms = now_ms
+        self.until_ms = now_ms + max(took_ms, self.session_ttl_ms + lock_delay_ms)
 
-    def end_if_due(self, tick: Audited, now_ms: int, lock_delay_ms: int) -> None:
+    def elect(self, now_ms: int) -> None:
+        """Another leads: whoever looked for one has a session TTL from then on."""
+        self.until_ms = max(self.until_ms, now_ms + self.session_ttl_ms)
+
+    def set_rules(self, session_ttl_ms: int, lock_delay_ms: int) -> None:
+        """Other rules make it longer, and only the first make it shorter."""
+        if self.since_ms is not None:
+            by_these_ms = self.since_ms + session_ttl_ms + lock_delay_ms
+            self.until_ms = by_these_ms if self.is_by_default else max(self.until_ms, by_these_ms)
+        self.session_ttl_ms, self.is_by_default = session_ttl_ms, False
+
+    def end_if_due(self, tick: Audited, now_ms: int) -> None:
         """A tick: the only entry that ends it."""
-        until_ms = self.until_ms(lock_delay_ms)
-        if until_ms is not None and now_ms >= until_ms:
+        if self.since_ms is not None and now_ms >= self.until_ms:
             self.since_ms, self.ended_by = None, tick.id
 
     def shift(self, from_ms: int, delta_ms: int) -> None:
         """The clock jumped."""
         if self.since_ms is not None and self.since_ms < from_ms:
-            self.since_ms = max(0, self.since_ms + delta_ms)
+            took_ms, self.since_ms = self.until_ms - self.since_ms, max(0, self.since_ms + delta_ms)
+            self.until_ms = self.since_ms + took_ms
 
 
 class Books:
@@ -97,18 +112,20 @@ class Books:
         match entry.type:
             case "SchedulerElected" if data.get("lost") is not None:
                 self.now_ms = max(self.now_ms, int(data["lost"]["last_id"].split("-")[0]))
-                self.recovery.since_ms = self.now_ms
+                self.recovery.begin(self.now_ms, self.lock_delay_ms)
                 self.fence = max(self.fence, data["lost"]["fence"])
+            case "SchedulerElected":
+                self.recovery.elect(self.now_ms)
             case "ClockTicked":
                 self.now_ms = max(self.now_ms, data["now_ms"])
                 self._wait_longer()
-                self.recovery.end_if_due(entry, self.now_ms, self.lock_delay_ms)
+                self.recovery.end_if_due(entry, self.now_ms)
             case "ClockJumped":
                 self._shift(int(data["from_id"].split("-")[0]), data["delta_ms"])
             case "PolicySet":
                 self.head_start_ms, self.lock_delay_ms = data["head_start_ms"], data["lock_delay_ms"]
                 self.settle_ms = data.get("settle_ms", 5_000)
-                self.recovery.session_ttl_ms = data["session_ttl_ms"]
+                self.recovery.set_rules(data["session_ttl_ms"], data["lock_delay_ms"])
                 self.asking_back = AskingBack.of(data)
                 self.caps = Caps(data.get("max_waiting"), data.get("services", {}))
             case "DeviceObserved":
@@ -157,8 +174,7 @@ class Books:
 
     def _wait_longer(self) -> None:
         """While a lost log recovers nobody's wait is over."""
-        until_ms = self.recovery.until_ms(self.lock_delay_ms)
-        for each in self.accounts.values():
-            if until_ms is None or each.wait_until_ms is None or each.wait_until_ms > min(self.now_ms, until_ms):
-                continue
-            each.wait_until_ms = until_ms + 1
+        recovery = self.recovery
+        for each in self.accounts.values() if recovery.since_ms is not None else ():
+            if each.wait_until_ms is not None and each.wait_until_ms <= min(self.now_ms, recovery.until_ms):
+                each.wait_until_ms = recovery.until_ms + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from gpuboss.core.explain import explain
 from gpuboss.core.timers import Timer, TimerKind
@@ -209,7 +210,7 @@ def test_only_a_tick_ends_it():
     assert scenario.happens(elected()) == []
     assert scenario.happens(policy()) == []
     assert scenario.state.recovering_since_ms is not None
-    assert scenario.tick() == ["granted a on cuda:0"]
+    assert scenario.tick(RECOVERY_MS) == ["granted a on cuda:0"]
     assert scenario.state.recovering_since_ms is None
     assert scenario.request("c", 8_192) == ["granted c on cuda:0"]
 
@@ -283,21 +284,52 @@ def test_rules_with_a_longer_lock_delay_move_the_end_away():
     assert scenario.tick(1) == ["granted a on cuda:0"]
 
 
-def test_rules_with_a_shorter_lock_delay_bring_the_end_nearer_and_still_wait_for_a_tick():
+@pytest.mark.parametrize("shorter", [policy(), replace(policy(60_000), session_ttl_ms=1_000)])
+def test_shorter_rules_do_not_bring_the_end_nearer(shorter):
+    """Those who hold what was lost beat, and trust what they hold, by the rules that they heard of."""
     scenario = recovering(lock_delay_ms=60_000)
     scenario.request("a", 8_192)
-    scenario.tick(RECOVERY_MS)
-    assert scenario.happens(policy()) == []
-    assert scenario.tick() == ["granted a on cuda:0"]
+    assert scenario.happens(shorter) == []
+    assert scenario.tick(RECOVERY_MS + 59_999) == []
+    assert scenario.tick(1) == ["granted a on cuda:0"]
+
+
+def test_nor_does_a_second_loss_under_shorter_rules():
+    scenario = recovering(lock_delay_ms=60_000)
+    scenario.request("a", 8_192)
+    scenario.happens(policy())
+    scenario.loses(fence=2 * LOST_FENCE)
+    assert scenario.tick(RECOVERY_MS + 59_999) == []
+    assert scenario.tick(1) == ["granted a on cuda:0"]
+
+
+def test_the_next_recovery_goes_by_the_rules_of_its_own_time():
+    scenario = recovering(lock_delay_ms=60_000)
+    scenario.tick(RECOVERY_MS + 60_000)
+    scenario.happens(policy())
+    scenario.loses(fence=2 * LOST_FENCE)
+    scenario.request("a", 8_192)
+    assert scenario.tick(RECOVERY_MS) == ["granted a on cuda:0"]
+
+
+def test_who_is_elected_late_in_it_leaves_a_session_ttl_to_those_who_look_for_a_leader():
+    """Nobody may have led since the loss, and nobody have reasserted anything."""
+    scenario = recovering(lock_delay_ms=1_000)
+    scenario.request("a", 24_576)
+    scenario.now_ms += RECOVERY_MS + 999
+    scenario.happens(elected())
+    assert scenario.tick(RECOVERY_MS - 1) == []
+    assert scenario.reasserts("b") == ["again granted b on cuda:0"]
+    assert scenario.tick(1) == []
+    assert scenario.release("b") == ["ended b: released, freed", "granted a on cuda:0"]
 
 
 def test_an_election_that_lost_nothing_neither_ends_nor_restarts_it():
     scenario = recovering()
     scenario.request("a", 8_192)
-    scenario.tick(5_000)
     assert scenario.happens(elected()) == []
     assert scenario.reasserts("b") == ["again granted b on cuda:0"]
-    assert scenario.tick(RECOVERY_MS - 5_001) == []
+    assert scenario.tick(RECOVERY_MS - 1) == []
     assert scenario.tick(1) == ["granted a on cuda:0"]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -220,3 +221,27 @@ def test_a_jump_of_the_servers_clock_is_no_silence() -> None:
     assert not trust.holds()
     now_s += 15.0
     assert trust.holds()
+
+
+def test_signs_of_life_that_were_lost_with_the_log_are_not_missed(scheduler: SchedulerProcess, view: RedisView) -> None:
+    """A failover to a replica that lagged by more than a session TTL, in no time."""
+    with scheduler:
+        scheduler.wait_leading()
+        holder = Service(view, "holder", session="session0", ttl_ms=TTL_MS)
+        lease_id = holder.lease(20_000)
+        copy = {key: cast(bytes, view.client.dump(key)) for key in view.client.keys("*")}
+        holder.request(20_000)
+        for _ in range(6):
+            time.sleep(TTL_MS / 5000)
+            holder.beat()
+        with view.client.pipeline(transaction=True) as failover:
+            failover.flushall()
+            for key, value in copy.items():
+                failover.restore(key, 0, value)
+            failover.execute()
+        eventually(lambda: any("lost" in each.data for each in view.of_type("SchedulerElected")), "the loss to be seen")
+        for _ in range(6):
+            time.sleep(TTL_MS / 5000)
+            holder.beat()
+        assert view.of_type("SessionLost") == []
+        assert view.rows("leases")[lease_id]["state"] == "held"
