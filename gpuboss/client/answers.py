@@ -60,6 +60,8 @@ def _granted(desk: Desk, reply: Reply, now_s: float) -> None:
         waiting = desk.waiting.pop(lease_id)
         held = Held(waiting.request, granted(reply), reply.granted_at_ms, reply.now_ms)
         desk.hold(held)
+        if waiting.is_reasserted:
+            desk.late_grants[lease_id] = None
         _note_end(desk, held, reply, now_s)
         waiting.tell(held.lease)
     elif held is not None:  # granted anew by a log that forgot the first grant: what we use is not what it lends

@@ -92,6 +92,8 @@ async def change_state(session: Session, lease: Lease, state: LeaseState, reload
         raise ConfigError(f"lease {lease_id} cannot be {verb}; expected that it was asked for with reclaimable=True")
     if lease.deadline is not None:
         raise LeaseDenied(lease_id, "yielding", f"it was asked back, so it cannot be {verb}; unload and release it")
+    if state == "idle" or reload_ms:
+        held.reload_ms = reload_ms
     kind = LeaseIdled if state == "idle" else LeaseResumed
     if not await _is_answered(session, kind(lease_id, session.desk.service, reload_ms), state):
         raise SchedulerUnavailable(

@@ -24,7 +24,7 @@ import msgspec
 from gpuboss.client.leadership import Trust
 from gpuboss.client.lease import Lease
 from gpuboss.errors import GPUBossError, LeaseLost
-from gpuboss.events import LeaseReasserted, LeaseReleased, LeaseRequested
+from gpuboss.events import LeaseIdled, LeaseReasserted, LeaseReleased, LeaseRequested, LeaseResumed
 
 LEAVING_MAX = 10_000  # as many as a reply stream holds entries: an older one's end cannot come any more
 
@@ -33,11 +33,15 @@ TellAnswer = Callable[[GPUBossError | None], None]
 Answer = Literal["extended", "held", "idle"]
 
 
-class Waiting(msgspec.Struct, frozen=True):
-    """A request that waits, and whom its answer is told."""
+class Waiting(msgspec.Struct):
+    """A request that waits, and whom its answer is told.
+
+    `is_reasserted`: a new log was told of it, and a grant may still be one of the log that was lost.
+    """
 
     request: LeaseRequested
     tell: Tell
+    is_reasserted: bool = False
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -53,6 +57,7 @@ class Held(msgspec.Struct):
     `as_of_ms`: the log's time of the last word about it; an older word, read again, must not prolong it.
     `answered_to`: the entry of the log that the last answer was about.
     `is_reasserted`: a new log was told of it, and may refuse to hear it.
+    `reload_ms`: what loading its model again takes, as was said last.
     """
 
     request: LeaseRequested
@@ -63,6 +68,7 @@ class Held(msgspec.Struct):
     asked: list[Ask] = []
     answered_to: tuple[int, int] = (0, 0)
     is_reasserted: bool = False
+    reload_ms: int = 0
 
 
 class Desk:
@@ -78,6 +84,7 @@ class Desk:
         self.held: dict[str, Held] = {}
         self.leaving: dict[str, None] = {}
         self.unwanted: dict[str, None] = {}
+        self.late_grants: dict[str, None] = {}  # of those held: the log that granted them may be lost since
         self.given_up: dict[str, None] = {}  # of those leaving: their memory may still be in use, so nobody was told
         self.ended: dict[str, bool] = {}
         self._mint = mint
@@ -180,12 +187,15 @@ def repetitions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested]:
         yield held.request
 
 
-def reassertions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested | LeaseReasserted]:
+def reassertions(
+    desk: Desk,
+) -> Iterator[LeaseReleased | LeaseRequested | LeaseReasserted | LeaseIdled | LeaseResumed]:
     """What is open, told to a log that knows nothing of it: requests once more, leases as they were granted.
 
     A held lease is not requested again: that could grant it a second time, on another device. Releases come first: the
     log may have lost them and kept the leases, whose room is then taken. So may it have lost that it ended some itself:
-    these are released too, by now or once their users are done.
+    these are released too, by now or once their users are done. A log that kept a lease takes no state from its
+    reassertion, and may have lost that it was idled or resumed: that is said behind it.
     """
     ended, desk.ended = desk.ended, {}
     for lease_id, is_done in ended.items():
@@ -195,28 +205,57 @@ def reassertions(desk: Desk) -> Iterator[LeaseReleased | LeaseRequested | LeaseR
     for lease_id in _released(desk):
         yield LeaseReleased(lease_id, desk.service)
     for waiting in desk.waiting.values():
+        waiting.is_reasserted = True
         yield waiting.request
     for held in desk.held.values():
-        lease = held.lease
         held.is_reasserted = True
-        yield LeaseReasserted(
-            lease_id=lease.lease_id,
-            service=desk.service,
-            node=lease.node,
-            device=lease.device,
-            devices=list(lease.devices),
-            vram_mib=lease.vram_mib,
-            priority=held.request.priority,
-            state="yielding" if lease.deadline is not None else "idle" if lease.is_idle else "held",
-            granted_at_ms=held.granted_at_ms,
-            expires_at_ms=lease.expires_at_ms,
-            fence=lease.fence,
-            session=held.request.session,
-            exclusive=held.request.exclusive,
-            reclaimable=held.request.reclaimable,
-            preemptible=held.request.preemptible,
-            instance=held.request.instance,
-        )
+        yield reassertion(desk.service, held)
+        state = _state(desk.service, held)
+        if state is not None:
+            yield state
+
+
+def late_reassertions(desk: Desk) -> Iterator[LeaseReasserted]:
+    """Leases whose grant was read after a new log was told that they wait. If the log that was lost granted them, the
+    new one does not know that they are held."""
+    late, desk.late_grants = desk.late_grants, {}
+    for lease_id in late:
+        held = desk.held.get(lease_id)
+        if held is not None:
+            held.is_reasserted = True
+            yield reassertion(desk.service, held)
+
+
+def reassertion(service: str, held: Held) -> LeaseReasserted:
+    """A lease that is held, told to a log that does not know of it. Changes nothing: any thread may ask."""
+    lease, request = held.lease, held.request
+    return LeaseReasserted(
+        lease_id=lease.lease_id,
+        service=service,
+        node=lease.node,
+        device=lease.device,
+        devices=list(lease.devices),
+        vram_mib=lease.vram_mib,
+        priority=request.priority,
+        state="yielding" if lease.deadline is not None else "idle" if lease.is_idle else "held",
+        granted_at_ms=held.granted_at_ms,
+        expires_at_ms=lease.expires_at_ms,
+        fence=lease.fence,
+        session=request.session,
+        exclusive=request.exclusive,
+        reclaimable=request.reclaimable,
+        preemptible=request.preemptible,
+        instance=request.instance,
+    )
+
+
+def _state(service: str, held: Held) -> LeaseIdled | LeaseResumed | None:
+    """Whether a lease is idle or in use; None where it can only be in use, was asked back, or that is being asked."""
+    lease = held.lease
+    is_asked = any(ask.answer in ("idle", "held") for ask in held.asked)
+    if not held.request.reclaimable or lease.deadline is not None or is_asked:
+        return None
+    return (LeaseIdled if lease.is_idle else LeaseResumed)(lease.lease_id, service, held.reload_ms)
 
 
 def _released(desk: Desk) -> list[str]:

@@ -21,9 +21,10 @@ OUTAGE_S = 10.0  # how long those who wait bear with a Redis that does not answe
 class Heartbeat:
     """A sign of life for each session of which something is open.
 
-    `on_outage` is called with the error for all who wait, `on_leader` with the incarnation of the log after each
-    beat that saw a leader. `on_taken` is called after each beat that was taken, and before that `on_silence`, if there
-    was none for so long that nothing that was held may be relied on.
+    `on_outage` is called with the error for all who wait, `on_leader` after each beat that saw a leader. `on_taken` is
+    called after each beat that was taken, and before that `on_silence`, if there was none for so long that nothing that
+    was held may be relied on. Behind them `on_incarnation` is called with the name of the log, whether somebody leads
+    or not: such a beat prolongs trust, so a log that is new must be told at once what is held.
     """
 
     def __init__(
@@ -33,7 +34,8 @@ class Heartbeat:
         connect_timeout_s: float,
         *,
         on_outage: Callable[[SchedulerUnavailable], object],
-        on_leader: Callable[[str], None],
+        on_incarnation: Callable[[str], None],
+        on_leader: Callable[[], None],
         on_silence: Callable[[], None],
         on_taken: Callable[[], None],
     ) -> None:
@@ -41,6 +43,7 @@ class Heartbeat:
         self._desk = desk
         self._connect_timeout_s = connect_timeout_s
         self._on_outage = on_outage
+        self._on_incarnation = on_incarnation
         self._on_leader = on_leader
         self._on_silence = on_silence
         self._on_taken = on_taken
@@ -122,6 +125,8 @@ class Heartbeat:
             if look.added and sessions[0] in self.sessions and desk.is_empty:
                 # Silent for too long, it was dropped. While it has leases or requests, they will say if it is lost.
                 desk.renew_session()
+            if look.incarnation:
+                self._on_incarnation(look.incarnation)
             known, in_use = self.sessions.union(sessions), sessions_in_use(desk)
             for session in sorted(known.difference(in_use)):
                 await self._link.forget(session_member(desk.service, session))
@@ -150,8 +155,8 @@ class Heartbeat:
                 self._on_outage(self._trouble())
         elif self._leadership.is_vacant(now_s):
             self._on_outage(self._trouble())
-        elif self._leadership.look is not None and self._leadership.is_there(now_s):
-            self._on_leader(self._leadership.look.incarnation)
+        elif self._leadership.is_there(now_s):
+            self._on_leader()
 
 
 def _unreachable(where: str, failure: LinkLost | Refused | None) -> SchedulerUnavailable:

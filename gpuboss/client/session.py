@@ -12,7 +12,7 @@ from functools import partial
 
 import anyio
 
-from gpuboss.client.desk import Desk, give_up, reassertions, repetitions
+from gpuboss.client.desk import Desk, give_up
 from gpuboss.client.goodbye import say_goodbye
 from gpuboss.client.heartbeat import Heartbeat
 from gpuboss.client.link import Link, LinkLost, Refused
@@ -20,6 +20,7 @@ from gpuboss.client.mailbox import Mailbox
 from gpuboss.client.outbox import Letter, Outbox
 from gpuboss.client.pace import Alarm
 from gpuboss.client.pulse import Pulse
+from gpuboss.client.retelling import Retelling
 from gpuboss.client.termination import add_goodbye, drop_goodbye
 from gpuboss.core.addresses import reply_address, session_member
 from gpuboss.errors import GPUBossError, SchedulerUnavailable
@@ -49,18 +50,20 @@ class Session:
             self.desk,
             connect_timeout_s,
             on_outage=lambda error: self.take_back(self.desk.fail_waiting(error)),
-            on_leader=self._on_leader,
+            on_incarnation=lambda incarnation: self._retelling.to(incarnation),
+            on_leader=lambda: self._retelling.to_leader(),
             on_silence=self._stop_trusting,
             on_taken=self._clock.ring,
         )
         self.outbox = Outbox(self._link, on_lost=self.heartbeat.ring)
+        self._retelling = Retelling(self.desk, self.outbox)
         self._mailbox = Mailbox(
             self._link, self.desk, on_read=self._on_read, on_gap=self._on_gap, on_lost=self.heartbeat.ring
         )
         self._goodbye = partial(say_goodbye, url, keys, self.desk, self.outbox)
-        self._pulse = Pulse(url, keys, self.desk, lambda: self.heartbeat.sessions)
-        self._incarnation = ""
-        self._missed_answers = False
+        self._pulse = Pulse(
+            url, keys, self.desk, sessions=lambda: self.heartbeat.sessions, told=lambda: self._retelling.told
+        )
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -144,27 +147,18 @@ class Session:
         """
         if self.desk.session in self.heartbeat.sessions:
             self.desk.renew_session()
-        self._missed_answers = True  # grants are passed over until a beat is taken
+        self._retelling.answers_missed = True  # grants are passed over until a beat is taken
         for lease_id in list(self.desk.held):
             give_up(self.desk, lease_id, "session_lost")
         self.heartbeat.follow()
 
     def _on_read(self, unwanted: list[str]) -> None:
         self.take_back(unwanted)
+        self._retelling.of_late_grants()
         self.heartbeat.follow()
         if self.desk.next_expiry_s() is not None:
             self._clock.ring()
 
     def _on_gap(self) -> None:
-        self._missed_answers = True
+        self._retelling.answers_missed = True
         self.heartbeat.ring()
-
-    def _on_leader(self, incarnation: str) -> None:
-        """Somebody leads, and reads what we say: say again what may have been missed, or forgotten."""
-        if self._incarnation and incarnation != self._incarnation:
-            for event in reassertions(self.desk):
-                self.outbox.post(event)
-        elif self._missed_answers:
-            for event in repetitions(self.desk):
-                self.outbox.post(event)
-        self._incarnation, self._missed_answers = incarnation, False

@@ -36,10 +36,12 @@ def elect(turn: Turn, event: SchedulerElected) -> None:
         state.recovering_since_ms = state.now_ms
         dissolve_all(turn)  # while that recovers nobody is granted anything, and anybody may hold anything
         turn.look = True  # what was kept for those who wait is kept for nobody now
-        _recover_for(state, max(state.recovering_for_ms, _quarantine_ms(state.policy)))
+        state.recovering_for_ms = max(state.recovering_for_ms, _quarantine_ms(state.policy))
+        _set_recovery_end(state)
     elif state.recovering_since_ms is not None:
-        least_ms = state.now_ms + state.policy.session_ttl_ms - state.recovering_since_ms
-        _recover_for(state, max(state.recovering_for_ms, least_ms))
+        state.recovering_elected_ms = state.now_ms
+        state.recovering_elected_for_ms = max(state.recovering_elected_for_ms, state.policy.session_ttl_ms)
+        _set_recovery_end(state)
 
 
 def set_policy(turn: Turn, event: PolicySet) -> None:
@@ -54,7 +56,8 @@ def take_policy(state: State, event: PolicySet) -> None:
     recovery takes no less time by others, unless they are the first that the log has."""
     if state.recovering_since_ms is not None:
         known_ms = state.recovering_for_ms if state.policy_recorded else 0
-        _recover_for(state, max(known_ms, _quarantine_ms(event)))
+        state.recovering_for_ms = max(known_ms, _quarantine_ms(event))
+        _set_recovery_end(state)
     state.set_policy(event)
     state.policy_recorded = True
     state.ledger.changes.freed_all = True  # by other rules there may be a place for anybody
@@ -142,7 +145,9 @@ def jump(turn: Turn, event: ClockJumped) -> None:
     from_ms = int(event.from_id.partition("-")[0])
     if state.recovering_since_ms is not None and state.recovering_since_ms < from_ms:
         state.recovering_since_ms = max(0, state.recovering_since_ms + event.delta_ms)
-        _recover_for(state, state.recovering_for_ms)
+        if state.recovering_elected_ms < from_ms:
+            state.recovering_elected_ms = max(0, state.recovering_elected_ms + event.delta_ms)
+        _set_recovery_end(state)
     for lease_id, lease in state.ledger.leases.items():
         _move_beginning(lease, from_ms, event.delta_ms)
         if lease.expires_at_ms is not None and lease.expiry_set_ms < from_ms:
@@ -195,10 +200,10 @@ def _move_beginning(owner: Lease | Waiting, from_ms: int, delta_ms: int) -> None
 def end_recovery(state: State) -> None:
     """Whoever held something in what was lost has said so."""
     state.recovering_since_ms, state.recovering_for_ms = None, 0
+    state.recovering_elected_ms = state.recovering_elected_for_ms = 0
 
 
-def _recover_for(state: State, for_ms: int) -> None:
-    state.recovering_for_ms = for_ms
+def _set_recovery_end(state: State) -> None:
     assert state.recovering_until_ms is not None
     state.timers.set(state.recovering_until_ms, TimerKind.RECOVERY_END, "")
 

@@ -92,6 +92,8 @@ class _Snapshot(Struct):
     fence: int
     recovering_since_ms: int | None
     recovering_for_ms: int
+    recovering_elected_ms: int
+    recovering_elected_for_ms: int
     arrivals: int
     devices: list[DeviceObserved]
     leases: list[_Lease]
@@ -126,6 +128,8 @@ def dump(state: State) -> bytes:
         fence=state.fence,
         recovering_since_ms=state.recovering_since_ms,
         recovering_for_ms=state.recovering_for_ms,
+        recovering_elected_ms=state.recovering_elected_ms,
+        recovering_elected_for_ms=state.recovering_elected_for_ms,
         arrivals=state.arrivals,
         devices=[device.observed for device in state.ledger.ordered_devices()],
         leases=[_dump_lease(lease) for lease in state.ledger.leases.values()],
@@ -159,6 +163,8 @@ def load(dumped: bytes) -> State:
     state.policy_recorded = snapshot.policy_recorded
     state.fence, state.arrivals, state.floor = snapshot.fence, snapshot.arrivals, snapshot.floor
     state.recovering_since_ms, state.recovering_for_ms = snapshot.recovering_since_ms, snapshot.recovering_for_ms
+    state.recovering_elected_ms = snapshot.recovering_elected_ms
+    state.recovering_elected_for_ms = snapshot.recovering_elected_for_ms
     if state.recovering_until_ms is not None:
         state.timers.set(state.recovering_until_ms, TimerKind.RECOVERY_END, "")
     for observed in snapshot.devices:

@@ -41,6 +41,8 @@ class State:
         self.fence = 0
         self.recovering_since_ms: int | None = None  # when it was seen that entries of the log are gone
         self.recovering_for_ms = 0  # and for how long those who hold what was lost have the word
+        self.recovering_elected_ms = 0  # when another began to lead meanwhile
+        self.recovering_elected_for_ms = 0  # and for how long those who looked for a leader have it then
         self.arrivals = 0
         self.floor = 0  # what the idle lease that was asked back last was worth (eviction.py)
         self.ledger = Ledger()
@@ -63,7 +65,8 @@ class State:
         """When whoever held a lease in a log that was lost had the time to say so; until then nothing is granted."""
         if self.recovering_since_ms is None:
             return None
-        return self.recovering_since_ms + self.recovering_for_ms
+        lost_ms, elected_ms = self.recovering_since_ms, self.recovering_elected_ms
+        return max(lost_ms + self.recovering_for_ms, elected_ms + self.recovering_elected_for_ms)
 
     def candidates(self, shape: Shape) -> list[Device]:
         """`placement.candidates`, remembered until the devices change: people ask for the same few shapes."""

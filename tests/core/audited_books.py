@@ -45,38 +45,45 @@ class Recovery:
     """Whether entries of the log were lost, and until when their holders have the word."""
 
     since_ms: int | None = None
-    until_ms: int = 0
+    takes_ms: int = 0
+    elected_ms: int = 0  # when another began to lead meanwhile; from then on it takes a session TTL at the least
+    elected_takes_ms: int = 0
     session_ttl_ms: int = 15_000
     is_by_default: bool = True  # no rules were set yet
     ended_by: str = ""  # the tick that ended the last one
 
+    @property
+    def until_ms(self) -> int:
+        """When it ends, if there is one."""
+        return max((self.since_ms or 0) + self.takes_ms, self.elected_ms + self.elected_takes_ms)
+
     def begin(self, now_ms: int, lock_delay_ms: int) -> None:
         """Entries are gone, perhaps once more."""
-        took_ms = 0 if self.since_ms is None else self.until_ms - self.since_ms
-        self.since_ms = now_ms
-        self.until_ms = now_ms + max(took_ms, self.session_ttl_ms + lock_delay_ms)
+        self.since_ms, self.takes_ms = now_ms, max(self.takes_ms, self.session_ttl_ms + lock_delay_ms)
 
     def elect(self, now_ms: int) -> None:
-        """Another leads: whoever looked for one has a session TTL from then on."""
-        self.until_ms = max(self.until_ms, now_ms + self.session_ttl_ms)
+        """Another leads."""
+        if self.since_ms is not None:
+            self.elected_ms, self.elected_takes_ms = now_ms, max(self.elected_takes_ms, self.session_ttl_ms)
 
     def set_rules(self, session_ttl_ms: int, lock_delay_ms: int) -> None:
         """Other rules make it longer, and only the first make it shorter."""
         if self.since_ms is not None:
-            by_these_ms = self.since_ms + session_ttl_ms + lock_delay_ms
-            self.until_ms = by_these_ms if self.is_by_default else max(self.until_ms, by_these_ms)
+            self.takes_ms = max(0 if self.is_by_default else self.takes_ms, session_ttl_ms + lock_delay_ms)
         self.session_ttl_ms, self.is_by_default = session_ttl_ms, False
 
     def end_if_due(self, tick: Audited, now_ms: int) -> None:
         """A tick: the only entry that ends it."""
         if self.since_ms is not None and now_ms >= self.until_ms:
             self.since_ms, self.ended_by = None, tick.id
+            self.takes_ms = self.elected_ms = self.elected_takes_ms = 0
 
     def shift(self, from_ms: int, delta_ms: int) -> None:
         """The clock jumped."""
         if self.since_ms is not None and self.since_ms < from_ms:
-            took_ms, self.since_ms = self.until_ms - self.since_ms, max(0, self.since_ms + delta_ms)
-            self.until_ms = self.since_ms + took_ms
+            self.since_ms = max(0, self.since_ms + delta_ms)
+            if self.elected_ms < from_ms:
+                self.elected_ms = max(0, self.elected_ms + delta_ms)
 
 
 class Books:

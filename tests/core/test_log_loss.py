@@ -324,6 +324,27 @@ def test_who_is_elected_late_in_it_leaves_a_session_ttl_to_those_who_look_for_a_
     assert scenario.release("b") == ["ended b: released, freed", "granted a on cuda:0"]
 
 
+def test_a_jump_that_the_election_found_counts_once():
+    scenario = recovering(lock_delay_ms=1_000)
+    scenario.request("a", 8_192)
+    scenario.now_ms += 3_600_000 + 500  # half a second went by, and the server's clock was put an hour ahead
+    scenario.happens(elected())
+    scenario.happens(jumped(scenario.now_ms, 3_600_000))
+    assert scenario.tick(RECOVERY_MS + 499) == []
+    assert scenario.tick(1) == ["granted a on cuda:0"]
+
+
+def test_a_jump_moves_what_an_election_before_it_left():
+    scenario = recovering()
+    scenario.request("a", 8_192)
+    scenario.tick(RECOVERY_MS - 1)
+    scenario.happens(elected())
+    scenario.now_ms += 3_600_001
+    scenario.happens(jumped(scenario.now_ms, 3_600_000))
+    assert scenario.tick(RECOVERY_MS - 2) == []
+    assert scenario.tick(1) == ["granted a on cuda:0"]
+
+
 def test_an_election_that_lost_nothing_neither_ends_nor_restarts_it():
     scenario = recovering()
     scenario.request("a", 8_192)
