@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -231,6 +232,7 @@ def test_an_interrupted_wait_leaves_nothing_behind(
 def interrupt_main(platform: Platform) -> None:
     """What Ctrl-C does, once the main thread waits for its lease."""
     platform.wait_for_queue(1)
+    time.sleep(0.3)  # on a busy machine it may not have come to that yet: the loop's thread was faster
     main = threading.main_thread().ident
     assert main is not None
     signal.pthread_kill(main, signal.SIGINT)
