@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -186,7 +187,10 @@ async def test_those_who_hold_go_on_when_nobody_leads(server: RealServer, hand: 
         assert not lease.is_lost
 
 
-async def test_a_handover_is_no_outage(server: RealServer, hand: HandScheduler) -> None:
+@asynccontextmanager
+async def in_a_handover(server: RealServer, hand: HandScheduler) -> AsyncIterator[GPUBoss]:
+    """A client that waits for a lease, and has seen that its leader resigned. Behind the block, in which another is to
+    begin to lead, it is granted what it waits for."""
     hand.lead(session_ttl_ms=600)
     async with GPUBoss(server.url, "painter") as boss:
         waiting = asyncio.create_task(boss.acquire(vram_gb=8))
@@ -194,12 +198,17 @@ async def test_a_handover_is_no_outage(server: RealServer, hand: HandScheduler) 
         hand.resign()
         leadership = boss._open_session().heartbeat._leadership
         await until("the resignation to be seen", lambda: not leadership.is_there(time.monotonic()))
+        yield boss
+        hand.grant(request)
+        await waiting
+
+
+async def test_a_handover_is_no_outage(server: RealServer, hand: HandScheduler) -> None:
+    async with in_a_handover(server, hand) as boss:
         asking = asyncio.create_task(boss.acquire(vram_gb=8))
         await anyio.lowlevel.checkpoint()
         hand.lead(session_ttl_ms=600)
-        hand.grant(request)
         hand.grant(await hand.hear("LeaseRequested"))
-        await waiting
         await asking
 
 
@@ -212,21 +221,13 @@ async def test_who_asks_in_a_handover_does_not_run_over_the_server(
         looks.append(look)
         note(leadership, look)
 
-    hand.lead(session_ttl_ms=600)
-    async with GPUBoss(server.url, "painter") as boss:
-        waiting = asyncio.create_task(boss.acquire(vram_gb=8))
-        request = await hand.hear("LeaseRequested")
-        hand.resign()
-        leadership = boss._open_session().heartbeat._leadership
-        await until("the resignation to be seen", lambda: not leadership.is_there(time.monotonic()))
+    async with in_a_handover(server, hand) as boss:
         monkeypatch.setattr(Leadership, "note", noted)
         asking = asyncio.create_task(boss.acquire(vram_gb=8))
         await anyio.sleep(1)
         assert 5 < len(looks) < 20
         hand.lead(session_ttl_ms=600)
-        hand.grant(request)
         hand.grant(await hand.hear("LeaseRequested"))
-        await waiting
         await asking
 
 
